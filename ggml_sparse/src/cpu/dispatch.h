@@ -1,0 +1,12 @@
+#ifndef GGML_SPARSE_CPU_DISPATCH_H
+#define GGML_SPARSE_CPU_DISPATCH_H
+
+#include "ggml-sparse.h"
+
+struct sparse_kernels;
+
+// Kernels of one instruction set; AUTO = the best that this CPU can run. Null when this CPU
+// or this build cannot run `isa`. The first call also initialises ggml's CPU tables.
+const sparse_kernels * sparse_kernels_get(enum ggml_sparse_isa isa);
+
+#endif // GGML_SPARSE_CPU_DISPATCH_H
