@@ -1,5 +1,4 @@
-#ifndef GGML_SPARSE_FFN_H
-#define GGML_SPARSE_FFN_H
+#pragma once
 
 // One sparse FFN: select -> gate and up -> down, on columns that need not be contiguous.
 //
@@ -18,6 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+
+namespace ggml_sparse {
 
 struct sparse_kernels; // cpu/kernels.h; from sparse_kernels_get(isa) of cpu/dispatch.h
 
@@ -62,4 +63,4 @@ class ffn_workspace {
 bool ffn_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params,
              ffn_workspace & ws, ggml_sparse_layer_stats & stats, ffn_times & times);
 
-#endif // GGML_SPARSE_FFN_H
+} // namespace ggml_sparse

@@ -1,10 +1,14 @@
-#ifndef GGML_SPARSE_OPS_H
-#define GGML_SPARSE_OPS_H
+#pragma once
 
 #include "ggml-sparse.h"
 
-// Check that the matrices of an FFN fit each other and its mode: types of quants.def, shapes,
-// block widths, data present. On failure fills err (may be null) and returns its status.
-enum ggml_sparse_status ffn_check(const ggml_sparse_ffn & ffn, struct ggml_sparse_error * err);
+namespace ggml_sparse {
 
-#endif // GGML_SPARSE_OPS_H
+// Check that the matrices of an FFN fit each other and its mode: types of quants.def, shapes,
+// block widths, data present. Throws error(ERR_ARGUMENT or ERR_UNSUPPORTED).
+void ffn_check(const ggml_sparse_ffn & ffn);
+
+// The same for one matrix; `name` is used in the message.
+void matrix_check(const ggml_sparse_matrix & m, const char * name);
+
+} // namespace ggml_sparse

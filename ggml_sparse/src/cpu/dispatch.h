@@ -1,7 +1,8 @@
-#ifndef GGML_SPARSE_CPU_DISPATCH_H
-#define GGML_SPARSE_CPU_DISPATCH_H
+#pragma once
 
 #include "ggml-sparse.h"
+
+namespace ggml_sparse {
 
 struct sparse_kernels;
 
@@ -9,4 +10,4 @@ struct sparse_kernels;
 // or this build cannot run `isa`. The first call also initialises ggml's CPU tables.
 const sparse_kernels * sparse_kernels_get(enum ggml_sparse_isa isa);
 
-#endif // GGML_SPARSE_CPU_DISPATCH_H
+} // namespace ggml_sparse

@@ -1,0 +1,38 @@
+#pragma once
+
+// Weight types: look-ups generated from quants.def, and the rounding of x for a dot.
+
+#include "ggml.h"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ggml_sparse {
+
+enum class x_form { F32, PLANAR, GGML };
+
+struct weight_type {
+    ggml_type    type;
+    const char * name;
+    x_form       form;
+    ggml_type    x_type; // what x is rounded to; F32 = not at all
+    int          index;  // row of quants.def
+};
+
+int                 weight_type_count();
+const weight_type & weight_type_at(int index);
+// Null when `type` is not in quants.def.
+const weight_type * weight_type_find(int32_t type);
+
+// Bytes that one x of n elements takes when prepared for a dot against `wt`, a multiple of 64.
+size_t x_prepared_size(const weight_type & wt, int64_t n);
+// Prepare x [n]. Returns where the dot reads it: `dst`, or x itself when nothing is rounded.
+// n <= 0x7fffffff and a multiple of the type's block.
+const void * x_prepare(const weight_type & wt, const float * x, int64_t n, void * dst);
+// x as the dot sees it: rounded to x_type and back to F32. dst [n]. Throws std::bad_alloc.
+void x_round(const weight_type & wt, const float * x, int64_t n, float * dst);
+
+// One row, or a part of it that starts and ends at a block, to F32.
+void row_to_float(ggml_type type, const void * src, float * dst, int64_t n);
+
+} // namespace ggml_sparse
