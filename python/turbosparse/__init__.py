@@ -1,0 +1,68 @@
+"""TurboSparse: activation-sparse language models inside stock llama.cpp.
+
+    from turbosparse import Model, SamplingParams
+    from turbosparse.generate import generate, stream
+
+    with Model("m.gguf", mode="predicted") as model:
+        for chunk in stream(model, "Once upon a time", max_tokens=64):
+            print(chunk.text, end="", flush=True)
+
+Importing the package loads no library; the first use of Model does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    ArgumentError,
+    BackendError,
+    CancelledError,
+    ContextOverflowError,
+    FileError,
+    GrammarError,
+    HostError,
+    ModelFormatError,
+    OutOfMemoryError,
+    TurboSparseError,
+    UnsupportedModelError,
+)
+
+if TYPE_CHECKING:
+    from .generate import Chunk, Result
+    from .model import Model
+    from .sampling import SamplingParams
+
+__all__ = [
+    "ArgumentError",
+    "BackendError",
+    "CancelledError",
+    "Chunk",
+    "ContextOverflowError",
+    "FileError",
+    "GrammarError",
+    "HostError",
+    "Model",
+    "ModelFormatError",
+    "OutOfMemoryError",
+    "Result",
+    "SamplingParams",
+    "TurboSparseError",
+    "UnsupportedModelError",
+]
+
+_LAZY = {"Chunk": "generate", "Result": "generate", "Model": "model", "SamplingParams": "sampling"}
+
+
+def __getattr__(name: str) -> Any:
+    """Heavy names on first use, so that `import turbosparse` and `turbosparse -h` stay fast."""
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    if name == "__version__":
+        try:
+            return version("turbosparse")
+        except PackageNotFoundError:
+            return "0.0.0+checkout"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The command `turbosparse`: one module per subcommand, imported when it is invoked."""
