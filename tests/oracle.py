@@ -114,15 +114,21 @@ class Run:
     logits: F64
     layers: list[LayerTrace]
 
-    def margin(self) -> float:
-        """Distance of the nearest float32-sensitive decision from its tipping point (a predictor logit from the
-        threshold, unless it is exactly there; a branch from zero; a routing choice): counts are comparable with a
-        float32 engine while this is far above its rounding errors."""
+    def mask_margin(self) -> float:
+        """Distance of the nearest discrete decision from its tipping point: a predictor logit from 0 (unless it is
+        exactly there), a router's last choice from the first expert left out."""
         gaps = [layer.router_gap for layer in self.layers]
-        for layer in self.layers:
-            for values in (layer.logit, layer.gate, layer.up):
-                gaps.append(float(np.abs(values[values != 0.0]).min(initial=np.inf)))
+        gaps += [_smallest(layer.logit) for layer in self.layers]
         return min(gaps)
+
+    def margin(self) -> float:
+        """The same, branches that are almost zero included: n_active is comparable with a float32 engine's while
+        this is far above its rounding errors."""
+        return min([self.mask_margin(), *(_smallest(values) for la in self.layers for values in (la.gate, la.up))])
+
+
+def _smallest(values: F64) -> float:
+    return float(np.abs(values[values != 0.0]).min(initial=np.inf))
 
 
 def _rms_norm(h: F64, w: F64, eps: float) -> F64:
@@ -166,6 +172,11 @@ class Oracle:
         """Open a checkpoint directory: config.json and *.safetensors."""
         path = Path(src)
         return cls(json.loads((path / "config.json").read_text(encoding="utf-8")), WeightFile(path))
+
+    @property
+    def has_predictor(self) -> bool:
+        """Layer 0 (and so every layer of the tiny checkpoints) has a predictor."""
+        return self.ffn(0).fc1 is not None
 
     def weight(self, name: str) -> F64:
         if name not in self._cache:

@@ -166,7 +166,9 @@ def tensors(shape: Shape) -> Tensors:
 
 
 def encode(array: NDArray[Any], dtype: str) -> tuple[str, bytes]:
-    """Safetensors dtype name and bytes of a float32 array stored as f32, f16 or bf16 (round to nearest even)."""
+    """Safetensors dtype name and bytes of an array stored as f32, f16 or bf16 (round to nearest even); int64 stays."""
+    if array.dtype == np.int64:
+        return "I64", np.ascontiguousarray(array).tobytes()
     if dtype == "f32":
         return "F32", np.ascontiguousarray(array, np.float32).tobytes()
     if dtype == "f16":
@@ -175,9 +177,9 @@ def encode(array: NDArray[Any], dtype: str) -> tuple[str, bytes]:
     return "BF16", ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
 
 
-def write_safetensors(path: Path, weights: Mapping[str, NDArray[Any]], dtype: str = "f32") -> int:
+def write_safetensors(path: Path, weights: Mapping[str, NDArray[Any]], dtype: str = "f32", **metadata: str) -> int:
     """One safetensors file; returns the bytes of tensor data."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"} | metadata}
     chunks, offset = [], 0
     for name, w in weights.items():
         kind, data = encode(w, dtype)
