@@ -1,0 +1,162 @@
+"""The training loop: phases, one step, checkpoints that survive interruption, a CSV log."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from turbosparse.torch.checkpoint import build
+from turbosparse.torch.layers import Run
+from turbosparse.train.losses import Controller, Meter
+from turbosparse.train.recipe import Recipe
+from turbosparse.train.stream import Tokens, batch_at
+
+LOG_COLUMNS = (
+    "step", "tokens", "seconds", "phase", "loss", "zero_rate", "zero_target", "zero_weight", "recall", "precision", "lr"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: `steps` (reproducible, also across a resume), else `seconds` of training time."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        done = step / self.steps if self.steps is not None else seconds / (self.seconds or 1.0)
+        return min(done, 1.0)
+
+
+class Trainer:
+    """One run: model, optimiser, controller and counters; everything `save` writes, `resume` restores."""
+
+    def __init__(self, recipe: Recipe, streams: dict[str, Tokens], budget: Budget) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.streams, self.budget = recipe, streams, budget
+        self.model = build(recipe.config, recipe.ranks).train()
+        init_by_width(self.model)
+        matrices = [p for p in self.model.parameters() if p.dim() > 1]
+        vectors = [p for p in self.model.parameters() if p.dim() == 1]
+        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95))
+        self.controller = Controller(recipe.zero_gain)
+        self.n_steps = 0
+        self.seconds = 0.0
+
+    @property
+    def progress(self) -> float:
+        return self.budget.progress(self.n_steps, self.seconds)
+
+    @property
+    def phase(self) -> str:
+        """sparse, warm or masked; see Recipe."""
+        if self.progress < self.recipe.predictor_from:
+            return "sparse"
+        return "warm" if self.progress < self.recipe.masked_from else "masked"
+
+    def step(self) -> dict[str, Any]:
+        """One optimiser step; returns its log row."""
+        start = time.monotonic()
+        recipe, phase = self.recipe, self.phase
+        mix = recipe.last_mix if phase == "masked" else recipe.mix
+        rows = torch.from_numpy(
+            batch_at(self.streams, mix, (recipe.batch, recipe.n_tokens), recipe.seed, self.n_steps)
+        )
+        meter = Meter(recipe.pos_weight, wants_logits=phase != "sparse")
+        lr = self._set_lr()
+        target = self._zero_target()
+        logits = self.model(rows[:, :-1], Run(dense=phase != "masked", observer=meter))
+        loss = functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        total = loss + self.controller.weight * meter.shrink_loss()
+        total = total + recipe.predictor_weight * meter.miss_loss() + recipe.balance_weight * meter.balance_loss()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.optimizer.step()
+        self.controller.update(meter.zero_rate, target)
+        self.n_steps += 1
+        self.seconds += time.monotonic() - start
+        values = (self.n_steps, self.n_steps * recipe.batch * recipe.n_tokens, round(self.seconds, 1), phase, loss.item(),
+                  meter.zero_rate, target, self.controller.weight, meter.recall, meter.precision, lr)  # fmt: skip
+        return dict(zip(LOG_COLUMNS, values, strict=True))
+
+    def save(self, file: Path) -> None:
+        """Atomic: an interrupted save leaves the previous state."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "log_weight": self.controller.log_weight,
+            "n_steps": self.n_steps,
+            "seconds": self.seconds,
+        }
+        part = file.with_suffix(".part")
+        torch.save(state, part)
+        os.replace(part, file)
+
+    def resume(self, file: Path) -> None:
+        """Continues where `save` left off; recipe and streams must be the same."""
+        state = torch.load(file, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.controller.log_weight = state["log_weight"]
+        self.n_steps, self.seconds = state["n_steps"], state["seconds"]
+
+    def _set_lr(self) -> float:
+        """Linear warm-up, then a cosine over the rest of the run."""
+        recipe = self.recipe
+        cosine = 0.5 * (1.0 + math.cos(math.pi * self.progress))
+        lr = recipe.last_lr + (recipe.lr - recipe.last_lr) * cosine
+        lr *= min(1.0, (self.n_steps + 1) / recipe.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _zero_target(self) -> float:
+        start, end = self.recipe.zero_ramp
+        share = min(max((self.progress - start) / (end - start), 0.0), 1.0)
+        return self.recipe.zero_from + share * (self.recipe.zero_target - self.recipe.zero_from)
+
+
+def init_by_width(model: nn.Module) -> None:
+    """Normal with std 1/sqrt(inputs), half of it for what writes to the residual stream.
+
+    A fixed 0.02 suits width 4096; at width 128 the product of two branches would start out far too small.
+    """
+    for name, weight in model.named_parameters():
+        if weight.dim() == 1:
+            continue
+        std = 0.1 if "embed" in name else weight.shape[1] ** -0.5
+        scale = 0.5 if name.endswith(("o_proj.weight", "down_proj.weight", "w2.weight")) else 1.0
+        nn.init.normal_(weight, std=std * scale)
+
+
+class CsvLog:
+    """Appends rows; on resume, rows after the restored step are dropped first."""
+
+    def __init__(self, file: Path, keep_steps: int) -> None:
+        kept: list[dict[str, Any]] = []
+        if file.exists():
+            with file.open(newline="") as old:
+                kept = [row for row in csv.DictReader(old) if int(row["step"]) <= keep_steps]
+        self._out = file.open("w", newline="")
+        self._rows = csv.DictWriter(self._out, LOG_COLUMNS)
+        self._rows.writeheader()
+        self._rows.writerows(kept)
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._rows.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+        self._out.flush()
+
+    def close(self) -> None:
+        self._out.close()
