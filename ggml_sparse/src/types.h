@@ -17,6 +17,7 @@ struct weight_type {
     x_form       form;
     ggml_type    x_type; // what x is rounded to; F32 = not at all
     int          index;  // row of quants.def
+    int64_t      block;  // a row is a multiple of this
 };
 
 int                 weight_type_count();

@@ -1,0 +1,53 @@
+#include "dispatch.h"
+
+#include "ggml-cpu.h"
+#include "kernels.h"
+
+// Built without architecture flags: this code runs before we know the CPU.
+
+namespace ggml_sparse {
+
+static bool cpu_has(ggml_sparse_isa isa) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    switch (isa) {
+        case GGML_SPARSE_ISA_AVX2: return avx2;
+        case GGML_SPARSE_ISA_AVX512:
+            return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                   __builtin_cpu_supports("avx512vnni");
+        default: break;
+    }
+#endif
+    return isa == GGML_SPARSE_ISA_GENERIC;
+}
+
+static const sparse_kernels * kernels_of(ggml_sparse_isa isa) {
+#if defined(__x86_64__)
+    if (isa == GGML_SPARSE_ISA_AVX512) {
+        return &sparse_kernels_avx512;
+    }
+    if (isa == GGML_SPARSE_ISA_AVX2) {
+        return &sparse_kernels_avx2;
+    }
+#endif
+    return isa == GGML_SPARSE_ISA_GENERIC ? &sparse_kernels_generic : nullptr;
+}
+
+static ggml_sparse_isa best_isa() {
+    return cpu_has(GGML_SPARSE_ISA_AVX512) ? GGML_SPARSE_ISA_AVX512
+           : cpu_has(GGML_SPARSE_ISA_AVX2) ? GGML_SPARSE_ISA_AVX2
+                                           : GGML_SPARSE_ISA_GENERIC;
+}
+
+const sparse_kernels * sparse_kernels_get(ggml_sparse_isa isa) {
+    static const bool initialised = (ggml_cpu_init(), true); // ggml's half-float tables
+    (void) initialised;
+    if (isa == GGML_SPARSE_ISA_AUTO) {
+        isa = best_isa();
+    }
+    return cpu_has(isa) ? kernels_of(isa) : nullptr;
+}
+
+} // namespace ggml_sparse

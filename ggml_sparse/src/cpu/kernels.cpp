@@ -1,0 +1,158 @@
+// Dot and axpy per weight type, over the primitives of simd.h. Compiled once per instruction
+// set with KERNEL_ISA = GENERIC, AVX2 or AVX512 and KERNEL_TABLE = its table's name, without
+// contraction of a * b + c. No C++ library inlines here: the linker could keep their copy
+// that was built for a CPU we do not run on.
+
+#include "kernels.h"
+
+#include "simd.h"
+
+namespace ggml_sparse {
+namespace {
+
+// --- float rows: x [n] F32 --------------------------------------------------
+
+struct f32_row {
+    using elem = float;
+    static vf load(const elem * p) { return vf_load(p); }
+};
+struct f16_row {
+    using elem = uint16_t;
+    static vf load(const elem * p) { return vf_load_f16(p); }
+};
+struct bf16_row {
+    using elem = uint16_t;
+    static vf load(const elem * p) { return vf_load_bf16(p); }
+};
+
+// The last n < W elements of a row.
+template <typename row> vf load_tail(const typename row::elem * p, int n) {
+    typename row::elem t[W] = {};
+    memcpy(t, p, static_cast<size_t>(n) * sizeof(t[0]));
+    return row::load(t);
+}
+
+template <typename row> float dot_float(int64_t n, const void * w_row, const void * x_row) {
+    const auto *  w      = static_cast<const typename row::elem *>(w_row);
+    const float * x      = static_cast<const float *>(x_row);
+    vf            acc[4] = { vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0) };
+    int64_t       i      = 0;
+    for (; i + 4 * W <= n; i += 4 * W) {
+        for (int k = 0; k < 4; ++k) {
+            acc[k] = vf_fma(row::load(w + i + k * W), vf_load(x + i + k * W), acc[k]);
+        }
+    }
+    for (; i + W <= n; i += W) {
+        acc[0] = vf_fma(row::load(w + i), vf_load(x + i), acc[0]);
+    }
+    if (i < n) {
+        const int left = static_cast<int>(n - i);
+        acc[1]         = vf_fma(load_tail<row>(w + i, left), vf_load_n(x + i, left), acc[1]);
+    }
+    return vf_sum(vf_add(vf_add(acc[0], acc[1]), vf_add(acc[2], acc[3])));
+}
+
+template <typename row> void axpy_float(int64_t n, float h, const void * w_row, float * y) {
+    const auto * w = static_cast<const typename row::elem *>(w_row);
+    const vf     a = vf_set1(h);
+    int64_t      i = 0;
+    for (; i + W <= n; i += W) {
+        vf_store(y + i, vf_fma(a, row::load(w + i), vf_load(y + i)));
+    }
+    if (i < n) {
+        const int left = static_cast<int>(n - i);
+        vf_store_n(y + i, vf_fma(a, load_tail<row>(w + i, left), vf_load_n(y + i, left)), left);
+    }
+}
+
+// --- 32-wide blocks: x planar, [n] int8 and [n / 32] scales -------------------
+
+struct q8_0_row {
+    static constexpr int BYTES = Q8_BYTES;
+    static vq   quants(const uint8_t * w) { return vq_load_q8(w); }
+    static void floats(const uint8_t * w, float d, vf * v) {
+        for (int k = 0; k < 32 / W; ++k) {
+            v[k] = vf_mul(vf_set1(d), vf_load_i8(reinterpret_cast<const int8_t *>(w + 2) + k * W));
+        }
+    }
+};
+struct q4_0_row {
+    static constexpr int BYTES = Q4_BYTES;
+    static vq   quants(const uint8_t * w) { return vq_load_q4(w); }
+    static void floats(const uint8_t * w, float d, vf * v) { vf_load_q4(w, d, v); }
+};
+
+// n_block <= 16 blocks. s[n_block] = 0, so that a vector's surplus block counts nothing.
+template <typename row> vf dot_blocks(int n_block, const uint8_t * w, const int8_t * q, const float * s, vf acc) {
+    int b = 0;
+    for (; b + BLOCKS <= n_block; b += BLOCKS) {
+        acc = vf_fma(vf_spread(s + b), vq_dot(row::quants(w + b * row::BYTES), vq_load(q + b * 32)), acc);
+    }
+    if (b < n_block) { // x may be read past its end (x_prepared_size), w may not
+        uint8_t last[BLOCKS * row::BYTES] = {};
+        memcpy(last, w + b * row::BYTES, row::BYTES);
+        acc = vf_fma(vf_spread(s + b), vq_dot(row::quants(last), vq_load(q + b * 32)), acc);
+    }
+    return acc;
+}
+
+template <typename row> float dot_quant(int64_t n, const void * w_row, const void * x_row) {
+    const uint8_t * w   = static_cast<const uint8_t *>(w_row);
+    const int8_t *  q   = static_cast<const int8_t *>(x_row);
+    const float *   d   = reinterpret_cast<const float *>(q + n);
+    vf              acc = vf_set1(0);
+    for (int64_t i = 0; i < n; i += 512) {
+        const int n_block = n - i < 512 ? static_cast<int>(n - i) / 32 : 16;
+        float     s[16 + 1];
+        s[16] = 0;
+        load_scales(w + i / 32 * row::BYTES, row::BYTES, n_block, s);
+        for (int b = 0; b < n_block; ++b) {
+            s[b] *= d[i / 32 + b];
+        }
+        acc = dot_blocks<row>(n_block, w + i / 32 * row::BYTES, q + i, s, acc);
+    }
+    return vf_sum(acc);
+}
+
+template <typename row> void axpy_quant(int64_t n, float h, const void * w_row, float * y) {
+    const uint8_t * w = static_cast<const uint8_t *>(w_row);
+    const vf        a = vf_set1(h);
+    for (int64_t i = 0; i < n; i += 512) {
+        const int n_block = n - i < 512 ? static_cast<int>(n - i) / 32 : 16;
+        float     d[16];
+        load_scales(w + i / 32 * row::BYTES, row::BYTES, n_block, d);
+        for (int b = 0; b < n_block; ++b) {
+            vf      v[32 / W];
+            float * yb = y + i + b * 32;
+            row::floats(w + (i / 32 + b) * row::BYTES, d[b], v);
+            for (int k = 0; k < 32 / W; ++k) {
+                vf_store(yb + k * W, vf_fma(a, v[k], vf_load(yb + k * W)));
+            }
+        }
+    }
+}
+
+// --- the table ---------------------------------------------------------------
+
+template <typename row> constexpr row_kernels float_kernels() { return { dot_float<row>, axpy_float<row> }; }
+template <typename row> constexpr row_kernels quant_kernels() { return { dot_quant<row>, axpy_quant<row> }; }
+
+#define KERNELS_F32(name)    float_kernels<name##_row>(),
+#define KERNELS_PLANAR(name) quant_kernels<name##_row>(),
+#define KERNELS_GGML(name)   row_kernels{ nullptr, nullptr },
+
+} // namespace
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b)  JOIN_(a, b)
+
+const sparse_kernels KERNEL_TABLE = {
+    JOIN(GGML_SPARSE_ISA_, KERNEL_ISA),
+    {
+#define SPARSE_TYPE(NAME, name, FORM) KERNELS_##FORM(name)
+#include "../quants.def"
+#undef SPARSE_TYPE
+    },
+};
+
+} // namespace ggml_sparse

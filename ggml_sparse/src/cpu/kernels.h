@@ -1,0 +1,44 @@
+#pragma once
+
+// The contract of the CPU kernels. kernels.cpp is compiled once per instruction set, each
+// object exports one table; dispatch.cpp picks. A null entry means: ggml's type traits.
+//
+// dot   w . x over n elements; w is one row, x is prepared for its type (types.h x_prepare).
+//       Sums in an order that depends on n alone, so that a row's bits never depend on
+//       its neighbours. Accumulates in F32, products of quants in int32.
+// axpy  y[i] = fma(h, w[i], y[i]) for i < n, w[i] being the dequantised F32: one rounding
+//       per element (GENERIC rounds once to double first), whatever the vector width.
+//
+// n is > 0 and a multiple of the type's block. w, x and y need no alignment.
+
+#include "ggml-sparse.h"
+
+#include <cstdint>
+
+namespace ggml_sparse {
+
+using dot_fn  = float (*)(int64_t n, const void * w, const void * x);
+using axpy_fn = void (*)(int64_t n, float h, const void * w, float * y);
+
+struct row_kernels {
+    dot_fn  dot;
+    axpy_fn axpy;
+};
+
+enum sparse_type_index {
+#define SPARSE_TYPE(NAME, name, FORM) SPARSE_INDEX_##NAME,
+#include "../quants.def"
+#undef SPARSE_TYPE
+    SPARSE_TYPE_COUNT
+};
+
+struct sparse_kernels {
+    ggml_sparse_isa isa;
+    row_kernels     rows[SPARSE_TYPE_COUNT]; // by row of quants.def
+};
+
+extern const sparse_kernels sparse_kernels_generic;
+extern const sparse_kernels sparse_kernels_avx2;
+extern const sparse_kernels sparse_kernels_avx512;
+
+} // namespace ggml_sparse

@@ -1,0 +1,172 @@
+#include "neurons.h"
+
+#include <algorithm>
+
+namespace ggml_sparse {
+
+static constexpr int     N_AHEAD     = 2;   // rows prefetched ahead of the dot or axpy
+static constexpr int64_t N_CHUNK_MAX = 512; // neurons per unit of work
+
+branches branches_of(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels) {
+    branches b;
+    b.has_second  = ffn.activation != GGML_SPARSE_RELU;
+    b.relu_second = ffn.activation == GGML_SPARSE_DRELU;
+    b.every_row   = ffn.mode == GGML_SPARSE_MODE_DENSE;
+    b.first_is_up = !b.has_second || (b.relu_second && ffn.first_branch == 1); // reglu: relu(gate) decides
+    b.first       = row_reader(b.first_is_up ? ffn.up : ffn.gate, kernels);
+    if (b.has_second) {
+        b.second = row_reader(b.first_is_up ? ffn.gate : ffn.up, kernels);
+    }
+    return b;
+}
+
+// Neurons in increasing order, with what is needed to fetch their rows ahead of time.
+struct row_list {
+    int     n = 0;
+    int32_t ids[N_CHUNK_MAX];
+
+    template <typename F> void each(const row_reader & rows, F && f) const {
+        const bool gathered = n > 0 && ids[n - 1] - ids[0] >= n; // else the hardware sees the stream
+        for (int k = 0; gathered && k < std::min(N_AHEAD, n); ++k) {
+            rows.prefetch(ids[k]);
+        }
+        for (int k = 0; k < n; ++k) {
+            if (gathered && k + N_AHEAD < n) {
+                rows.prefetch(ids[k + N_AHEAD]);
+            }
+            f(ids[k]);
+        }
+    }
+};
+
+// Neurons j0 .. j1 - 1 for which `wanted(c, j)` holds in any column.
+template <typename F> static void list_rows(row_list & list, int64_t j0, int64_t j1, int n, F && wanted) {
+    for (int64_t j = j0; j < j1; ++j) {
+        bool any = false;
+        for (int c = 0; c < n && !any; ++c) {
+            any = wanted(c, j);
+        }
+        list.ids[list.n] = static_cast<int32_t>(j);
+        list.n += any;
+    }
+}
+
+static void first_branch(const branches & b, const gate_up_columns & cols, int64_t j0, int64_t j1, neuron_counts & counts) {
+    const int     n        = cols.first.n;
+    const int64_t n_ff     = b.first.n_row();
+    auto          selected = [&](int c, int64_t j) { return !cols.mask || cols.mask[c * cols.mask_stride + j]; };
+    for (int c = 0; c < n; ++c) {
+        std::fill(cols.h + c * n_ff + j0, cols.h + c * n_ff + j1, 0.0f);
+    }
+    row_list list;
+    list_rows(list, j0, j1, n, selected);
+    list.each(b.first, [&](int64_t j) {
+        for (int c = 0; c < n; ++c) {
+            if (selected(c, j)) {
+                cols.h[c * n_ff + j] = relu(b.first.dot(j, cols.first.x[c]));
+                counts.first++;
+            }
+        }
+    });
+}
+
+static void second_branch(const branches & b, const gate_up_columns & cols, int64_t j0, int64_t j1, neuron_counts & counts) {
+    const int     n      = cols.first.n;
+    const int64_t n_ff   = b.first.n_row();
+    auto          wanted = [&](int c, int64_t j) { return b.every_row || cols.h[c * n_ff + j] != 0.0f; };
+    row_list      list;
+    list_rows(list, j0, j1, n, wanted);
+    list.each(b.second, [&](int64_t j) {
+        for (int c = 0; c < n; ++c) {
+            if (wanted(c, j)) {
+                const float second = b.second.dot(j, cols.second.x[c]);
+                float &     h      = cols.h[c * n_ff + j];
+                h                  = h == 0.0f ? 0.0f : h * (b.relu_second ? relu(second) : second);
+                counts.second++;
+            }
+        }
+    });
+}
+
+static void count_active(const gate_up_columns & cols, int64_t n_ff, int64_t j0, int64_t j1, neuron_counts & counts) {
+    for (int c = 0; c < cols.first.n; ++c) {
+        for (int64_t j = j0; j < j1; ++j) {
+            const bool active = cols.h[c * n_ff + j] != 0.0f;
+            counts.active += active;
+            if (cols.profile) {
+                cols.profile[j] += active;
+            }
+        }
+    }
+}
+
+neuron_counts gate_up(const branches & b, const gate_up_columns & cols, work_share work) {
+    const int64_t n_ff    = b.first.n_row();
+    const int64_t n_chunk = std::clamp<int64_t>(n_ff / 32, N_GROUP, N_CHUNK_MAX); // units enough to balance threads
+    neuron_counts counts;
+    for (int64_t u; (u = work.take((n_ff + n_chunk - 1) / n_chunk)) >= 0;) {
+        const int64_t j0 = u * n_chunk, j1 = std::min(n_ff, j0 + n_chunk);
+        first_branch(b, cols, j0, j1, counts);
+        if (b.has_second) {
+            second_branch(b, cols, j0, j1, counts);
+        }
+        count_active(cols, n_ff, j0, j1, counts);
+    }
+    return counts;
+}
+
+// Calls f(list) for the wanted neurons of one piece, in ascending order, a list at a time.
+template <typename W, typename F> static void each_list(int64_t n_ff, int piece, int n, W && wanted, F && f) {
+    row_list list;
+    for (int64_t j0 = piece * N_GROUP; j0 < n_ff; j0 += N_PIECE * N_GROUP) {
+        list_rows(list, j0, std::min(n_ff, j0 + N_GROUP), n, wanted);
+        if (list.n + N_GROUP > N_CHUNK_MAX - 1) { // list_rows writes one entry behind the last
+            f(list);
+            list.n = 0;
+        }
+    }
+    f(list);
+}
+
+uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, int n, const float * h, float * const * acc) {
+    const int64_t n_ff   = down_t.n_row();
+    uint64_t      n_rows = 0;
+    auto          wanted = [&](int c, int64_t j) { return every_row || h[c * n_ff + j] != 0.0f; };
+    for (int c = 0; c < n; ++c) {
+        std::fill(acc[c], acc[c] + down_t.n_col(), 0.0f);
+    }
+    each_list(n_ff, piece, n, wanted, [&](const row_list & list) {
+        list.each(down_t, [&](int64_t j) {
+            float   hs[N_COLUMN_MAX];
+            float * ys[N_COLUMN_MAX];
+            int     m = 0;
+            for (int c = 0; c < n; ++c) {
+                if (wanted(c, j)) {
+                    hs[m]   = h[c * n_ff + j];
+                    ys[m++] = acc[c];
+                }
+            }
+            down_t.axpy_columns(j, m, hs, ys);
+            n_rows += static_cast<uint64_t>(m);
+        });
+    });
+    return n_rows;
+}
+
+void down_slice(const row_reader & down_t, bool every_row, const float * h, int64_t c0, int64_t c1, float * y) {
+    auto wanted = [&](int, int64_t j) { return every_row || h[j] != 0.0f; };
+    std::fill(y, y + (c1 - c0), 0.0f);
+    for (int piece = 0; piece < N_PIECE; ++piece) {
+        float acc[1024] = {};
+        each_list(down_t.n_row(), piece, 1, wanted, [&](const row_list & list) {
+            for (int k = 0; k < list.n; ++k) {
+                down_t.axpy(list.ids[k], h[list.ids[k]], c0, c1, acc);
+            }
+        });
+        for (int64_t c = 0; c < c1 - c0; ++c) {
+            y[c] += acc[c];
+        }
+    }
+}
+
+} // namespace ggml_sparse

@@ -1,0 +1,307 @@
+#include "ops.h"
+
+#include "cpu/dispatch.h"
+#include "error.h"
+#include "ffn.h"
+#include "neurons.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace ggml_sparse {
+
+// --- checks --------------------------------------------------------------------
+
+static error bad(const std::string & where, const std::string & expected, const std::string & found) {
+    error e(GGML_SPARSE_ERR_ARGUMENT, where + ": expected " + expected + ", found " + found + ".");
+    e.at(where).expected(expected).found(found);
+    return e;
+}
+
+static std::string shape(int64_t n_col, int64_t n_row) {
+    return "{" + std::to_string(n_col) + ", " + std::to_string(n_row) + "}";
+}
+
+static const weight_type & type_check(int32_t type, const char * name) {
+    const weight_type * wt = weight_type_find(type);
+    if (!wt) {
+        error e(GGML_SPARSE_ERR_UNSUPPORTED, std::string(name) + ": ggml type " + std::to_string(type) +
+                                                 " is not a weight type of this build; ggml_sparse_type_get lists them.");
+        e.at(name).expected("a type of quants.def").found(std::to_string(type));
+        throw e;
+    }
+    return *wt;
+}
+
+static const weight_type & rows_check(int32_t type, int64_t n_row, int64_t n_col, const char * name) {
+    const weight_type & wt = type_check(type, name);
+    if (n_col <= 0 || n_col > std::numeric_limits<int32_t>::max() || n_row < 0 || n_row > std::numeric_limits<int32_t>::max()) {
+        throw bad(name, "0 < n_col < 2^31 and 0 <= n_row < 2^31", shape(n_col, n_row));
+    }
+    if (n_col % wt.block != 0) {
+        throw bad(name, std::string(wt.name) + " rows of a multiple of " + std::to_string(wt.block), std::to_string(n_col));
+    }
+    return wt;
+}
+
+void matrix_check(const ggml_sparse_matrix & m, const char * name) {
+    rows_check(m.type, m.n_row, m.n_col, name);
+    if (!m.data) {
+        throw bad(name, "data", "NULL");
+    }
+}
+
+static void matrix_check_shape(const ggml_sparse_matrix & m, const char * name, int64_t n_col, int64_t n_row) {
+    matrix_check(m, name);
+    if (m.n_col != n_col || m.n_row != n_row) {
+        throw bad(name, shape(n_col, n_row), shape(m.n_col, m.n_row));
+    }
+}
+
+static void predictor_check(const ggml_sparse_ffn & ffn) {
+    if (ffn.mode == GGML_SPARSE_MODE_PREDICTED && !ffn.fc1.data) {
+        throw bad("fc1", "a predictor, as mode is PREDICTED", "NULL");
+    }
+    if (!ffn.fc1.data && !ffn.fc2.data) {
+        return;
+    }
+    matrix_check_shape(ffn.fc1, "fc1", ffn.up.n_col, ffn.fc1.n_row);
+    if (ffn.fc1.n_row == 0) {
+        throw bad("fc1", "a rank above 0", "0");
+    }
+    matrix_check_shape(ffn.fc2, "fc2", ffn.fc1.n_row, ffn.up.n_row);
+}
+
+void ffn_check(const ggml_sparse_ffn & ffn) {
+    const int mode = ffn.mode, activation = ffn.activation;
+    if (mode < GGML_SPARSE_MODE_DENSE || mode > GGML_SPARSE_MODE_REFERENCE) {
+        throw bad("mode", "DENSE, EXACT, PREDICTED or REFERENCE", std::to_string(mode));
+    }
+    if (activation < GGML_SPARSE_DRELU || activation > GGML_SPARSE_RELU) {
+        throw bad("activation", "DRELU, REGLU or RELU", std::to_string(activation));
+    }
+    if (ffn.first_branch != 0 && ffn.first_branch != 1) {
+        throw bad("first_branch", "0 (gate) or 1 (up)", std::to_string(ffn.first_branch));
+    }
+    matrix_check(ffn.up, "up");
+    matrix_check_shape(ffn.down_t, "down_t", ffn.up.n_col, ffn.up.n_row);
+    if (activation != GGML_SPARSE_RELU) {
+        matrix_check_shape(ffn.gate, "gate", ffn.up.n_col, ffn.up.n_row);
+    } else if (ffn.gate.data) {
+        throw bad("gate", "NULL, as activation is RELU", "a matrix");
+    }
+    predictor_check(ffn);
+}
+
+static void count_check(int64_t n, const char * name) {
+    if (n < 0 || n > std::numeric_limits<int32_t>::max()) {
+        throw bad(name, "0 <= n < 2^31", std::to_string(n));
+    }
+}
+
+static void ids_check(const int32_t * ids, int64_t n, int64_t n_row) {
+    for (int64_t i = 0; i < n; ++i) {
+        if (ids[i] >= n_row) {
+            throw bad("ids[" + std::to_string(i) + "]", "below n_row = " + std::to_string(n_row), std::to_string(ids[i]));
+        }
+    }
+}
+
+static const sparse_kernels & kernels_check(int32_t n_threads, ggml_sparse_isa isa) {
+    if (n_threads < 1 || n_threads > 1024) {
+        throw bad("n_threads", "1 to 1024", std::to_string(n_threads));
+    }
+    const sparse_kernels * kernels = sparse_kernels_get(isa);
+    if (!kernels) {
+        error e(GGML_SPARSE_ERR_UNSUPPORTED, "This CPU cannot run instruction set " + std::to_string(static_cast<int>(isa)) +
+                                                 "; ggml_sparse_isa_best says what it can, AUTO picks it.");
+        e.at("isa").found(std::to_string(static_cast<int>(isa)));
+        throw e;
+    }
+    return *kernels;
+}
+
+template <typename T> static T * pointer_check(T * p, const char * name) {
+    if (!p) {
+        throw bad(name, "a pointer", "NULL");
+    }
+    return p;
+}
+
+// --- gathered dot and axpy -------------------------------------------------------
+
+static constexpr int64_t N_ID_UNIT  = 64;   // dots per unit of work
+static constexpr int64_t N_COL_UNIT = 1024; // elements of y per unit
+
+static void gather_dot(const row_reader & rows, const float * x, const int32_t * ids, int64_t n_tokens, int64_t n_ids,
+                       float * out, int n_threads) {
+    const size_t         stride = x_prepared_size(rows.type(), rows.n_col());
+    const int64_t        n_unit = (n_ids + N_ID_UNIT - 1) / N_ID_UNIT;
+    std::vector<uint8_t> prepared(rows.type().form == x_form::F32 ? 0 : stride * static_cast<size_t>(n_tokens));
+    auto                 prepare = [&](int64_t t) {
+        return x_prepare(rows.type(), x + t * rows.n_col(), rows.n_col(), prepared.data() + stride * static_cast<size_t>(t));
+    };
+#pragma omp parallel num_threads(n_threads)
+    {
+#pragma omp for
+        for (int64_t t = 0; t < n_tokens; ++t) {
+            prepare(t);
+        }
+#pragma omp for
+        for (int64_t u = 0; u < n_unit * n_tokens; ++u) {
+            const int64_t t  = u / n_unit;
+            const void *  xt = prepared.empty() ? static_cast<const void *>(x + t * rows.n_col())
+                                                : prepared.data() + stride * static_cast<size_t>(t);
+            for (int64_t i = u % n_unit * N_ID_UNIT; i < std::min(n_ids, (u % n_unit + 1) * N_ID_UNIT); ++i) {
+                const int32_t id   = ids[t * n_ids + i];
+                out[t * n_ids + i] = id < 0 ? 0.0f : rows.dot(id, xt);
+            }
+        }
+    }
+}
+
+static void gather_axpy(const row_reader & rows, const float * h, const int32_t * ids, int64_t n_tokens, int64_t n_ids,
+                        float * y, int n_threads) {
+    const int64_t n_col = rows.n_col(), n_unit = (n_col + N_COL_UNIT - 1) / N_COL_UNIT;
+#pragma omp parallel for num_threads(n_threads)
+    for (int64_t u = 0; u < n_unit * n_tokens; ++u) {
+        const int64_t t = u / n_unit, c0 = u % n_unit * N_COL_UNIT, c1 = std::min(n_col, c0 + N_COL_UNIT);
+        std::fill(y + t * n_col + c0, y + t * n_col + c1, 0.0f);
+        for (int64_t i = t * n_ids; i < (t + 1) * n_ids; ++i) {
+            if (ids[i] >= 0) {
+                rows.axpy(ids[i], h[i], c0, c1, y + t * n_col + c0);
+            }
+        }
+    }
+}
+
+static void op_ffn(const ggml_sparse_ffn & ffn, const float * x, int64_t n_tokens, float * y, const ffn_run_params & params,
+                   ggml_sparse_layer_stats & stats) {
+    std::vector<const float *> xs;
+    std::vector<float *>       ys;
+    for (int64_t t = 0; t < n_tokens; ++t) {
+        xs.push_back(x + t * ffn.up.n_col);
+        ys.push_back(y + t * ffn.up.n_col);
+    }
+    ffn_workspace ws;
+    ffn_times     times{};
+    ffn_run(ffn, { n_tokens, xs.data(), ys.data() }, params, ws, stats, times);
+}
+
+} // namespace ggml_sparse
+
+// --- the C API ---------------------------------------------------------------------
+
+using namespace ggml_sparse;
+
+int32_t ggml_sparse_type_count(void) noexcept {
+    return weight_type_count();
+}
+
+void ggml_sparse_type_get(int32_t i, ggml_sparse_type_info * info) noexcept {
+    if (i < 0 || i >= weight_type_count() || !info) {
+        return;
+    }
+    const weight_type & wt = weight_type_at(i);
+    info->name             = wt.name;
+    info->type             = wt.type;
+    info->block_size       = static_cast<int32_t>(wt.block);
+    info->type_size        = static_cast<int32_t>(ggml_type_size(wt.type));
+    info->x_name           = ggml_type_name(wt.x_type);
+    info->fast             = wt.form != x_form::GGML;
+}
+
+ggml_sparse_isa ggml_sparse_isa_best(void) noexcept {
+    return sparse_kernels_get(GGML_SPARSE_ISA_AUTO)->isa;
+}
+
+bool ggml_sparse_isa_usable(ggml_sparse_isa isa) noexcept {
+    return sparse_kernels_get(isa) != nullptr;
+}
+
+ggml_sparse_status ggml_sparse_quantize(int32_t type, const float * src, int64_t n_row, int64_t n_col, void * dst,
+                                        ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        const weight_type & wt = rows_check(type, n_row, n_col, "src");
+        pointer_check(src, "src");
+        pointer_check(dst, "dst");
+        sparse_kernels_get(GGML_SPARSE_ISA_AUTO); // initialises ggml
+        if (n_row > 0) {
+            ggml_quantize_chunk(wt.type, src, dst, 0, n_row, n_col, nullptr);
+        }
+    });
+}
+
+ggml_sparse_status ggml_sparse_dequantize(const ggml_sparse_matrix * src, float * dst, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        matrix_check(*pointer_check(src, "src"), "src");
+        pointer_check(dst, "dst");
+        const row_reader rows(*src, *sparse_kernels_get(GGML_SPARSE_ISA_AUTO));
+        for (int64_t i = 0; i < src->n_row; ++i) {
+            row_to_float(rows.type().type, rows.row(i), dst + i * src->n_col, src->n_col);
+        }
+    });
+}
+
+ggml_sparse_status ggml_sparse_round_x(int32_t type, const float * x, int64_t n_row, int64_t n_col, float * dst,
+                                       ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        const weight_type & wt = rows_check(type, n_row, n_col, "x");
+        pointer_check(x, "x");
+        pointer_check(dst, "dst");
+        sparse_kernels_get(GGML_SPARSE_ISA_AUTO);
+        for (int64_t i = 0; i < n_row; ++i) {
+            x_round(wt, x + i * n_col, n_col, dst + i * n_col);
+        }
+    });
+}
+
+ggml_sparse_status ggml_sparse_op_gather_dot(const ggml_sparse_matrix * w, const float * x, const int32_t * ids, int64_t n_tokens,
+                                             int64_t n_ids, float * out, int32_t n_threads, ggml_sparse_isa isa,
+                                             ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        matrix_check(*pointer_check(w, "w"), "w");
+        count_check(n_tokens, "n_tokens");
+        count_check(n_ids, "n_ids");
+        pointer_check(x, "x");
+        pointer_check(out, "out");
+        ids_check(pointer_check(ids, "ids"), n_tokens * n_ids, w->n_row);
+        const row_reader rows(*w, kernels_check(n_threads, isa));
+        gather_dot(rows, x, ids, n_tokens, n_ids, out, n_threads);
+    });
+}
+
+ggml_sparse_status ggml_sparse_op_gather_axpy(const ggml_sparse_matrix * w, const float * h, const int32_t * ids,
+                                              int64_t n_tokens, int64_t n_ids, float * y, int32_t n_threads,
+                                              ggml_sparse_isa isa, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        matrix_check(*pointer_check(w, "w"), "w");
+        count_check(n_tokens, "n_tokens");
+        count_check(n_ids, "n_ids");
+        pointer_check(h, "h");
+        pointer_check(y, "y");
+        ids_check(pointer_check(ids, "ids"), n_tokens * n_ids, w->n_row);
+        const row_reader rows(*w, kernels_check(n_threads, isa));
+        gather_axpy(rows, h, ids, n_tokens, n_ids, y, n_threads);
+    });
+}
+
+ggml_sparse_status ggml_sparse_op_ffn(const ggml_sparse_ffn * ffn, const float * x, int64_t n_tokens, float * y, uint8_t * mask,
+                                      ggml_sparse_layer_stats * stats, int32_t n_threads, ggml_sparse_isa isa,
+                                      ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        ffn_check(*pointer_check(ffn, "ffn"));
+        count_check(n_tokens, "n_tokens");
+        pointer_check(x, "x");
+        pointer_check(y, "y");
+        ggml_sparse_layer_stats counted{};
+        op_ffn(*ffn, x, n_tokens, y, { n_threads, &kernels_check(n_threads, isa), nullptr, nullptr, mask }, counted);
+        if (stats) {
+            *stats = counted;
+        }
+    });
+}

@@ -1,0 +1,78 @@
+#pragma once
+
+// Rows of one matrix and the two things done with them, whoever provides the kernel; and
+// how phases share rows between threads.
+
+#include "cpu/kernels.h"
+#include "ggml-cpu.h"
+#include "types.h"
+
+#include <atomic>
+
+namespace ggml_sparse {
+
+class row_reader {
+  public:
+    row_reader() = default;
+    row_reader(const ggml_sparse_matrix & m, const sparse_kernels & kernels);
+
+    int64_t             n_col() const { return n_col_; }
+    int64_t             n_row() const { return n_row_; }
+    size_t              row_size() const { return row_size_; }
+    const weight_type & type() const { return *type_; }
+    const uint8_t *     row(int64_t i) const { return data_ + static_cast<size_t>(i) * row_size_; }
+
+    // x is prepared for type() by x_prepare.
+    float dot(int64_t i, const void * x) const {
+        if (dot_) {
+            return dot_(n_col_, row(i), x);
+        }
+        float s = 0;
+        host_dot_(static_cast<int>(n_col_), &s, 0, row(i), 0, x, 0, 1);
+        return s;
+    }
+
+    // y[c] = fma(h, row[c], y[c]) for c0 <= c < c1, both at a block's edge; y points at c0.
+    void axpy(int64_t i, float h, int64_t c0, int64_t c1, float * y) const;
+    // The same for several columns (y[k] += h[k] * row), the row being unpacked once.
+    void axpy_columns(int64_t i, int n, const float * h, float * const * y) const;
+
+    // Rows are wanted out of order: bring one to L2 (to L1 measured slower).
+    void prefetch(int64_t i) const {
+        const uint8_t * p = row(i);
+        for (size_t b = 0; b < row_size_; b += 64) {
+            __builtin_prefetch(p + b, 0, 2);
+        }
+    }
+
+  private:
+    const uint8_t *     data_     = nullptr;
+    int64_t             n_col_    = 0;
+    int64_t             n_row_    = 0;
+    size_t              row_size_ = 0;
+    const weight_type * type_     = nullptr;
+    dot_fn              dot_      = nullptr;
+    axpy_fn             axpy_     = nullptr;
+    axpy_fn             axpy_f32_ = nullptr;
+    ggml_vec_dot_t      host_dot_ = nullptr;
+};
+
+// Hands out the units 0 .. n - 1 of one phase to the thread that asks next. Without a shared
+// counter: every nth unit. Results never depend on who computes a unit.
+class work_share {
+  public:
+    work_share(int ith, int nth, std::atomic<int64_t> * next) : unit_(ith - nth), nth_(nth), next_(next) {}
+
+    // The next unit, or -1 when there is none below n.
+    int64_t take(int64_t n) {
+        unit_ = next_ ? next_->fetch_add(1, std::memory_order_relaxed) : unit_ + nth_;
+        return unit_ < n ? unit_ : -1;
+    }
+
+  private:
+    int64_t                unit_;
+    int                    nth_;
+    std::atomic<int64_t> * next_;
+};
+
+} // namespace ggml_sparse

@@ -1,0 +1,127 @@
+#include "types.h"
+
+#include "cpu/kernels.h"
+#include "ggml-cpu.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <vector>
+
+namespace ggml_sparse {
+
+static ggml_type rounding_of(ggml_type type, x_form form) {
+    return form == x_form::F32 ? GGML_TYPE_F32 : ggml_get_type_traits_cpu(type)->vec_dot_type;
+}
+
+static const std::array<weight_type, SPARSE_TYPE_COUNT> & weight_types() {
+    static const std::array<weight_type, SPARSE_TYPE_COUNT> types = { {
+#define SPARSE_TYPE(NAME, name, FORM)                                                     \
+    { GGML_TYPE_##NAME, #name, x_form::FORM, rounding_of(GGML_TYPE_##NAME, x_form::FORM), \
+      SPARSE_INDEX_##NAME, ggml_get_type_traits(GGML_TYPE_##NAME)->blck_size },
+#include "quants.def"
+#undef SPARSE_TYPE
+    } };
+    return types;
+}
+
+int weight_type_count() {
+    return SPARSE_TYPE_COUNT;
+}
+
+const weight_type & weight_type_at(int index) {
+    return weight_types()[static_cast<size_t>(index)];
+}
+
+const weight_type * weight_type_find(int32_t type) {
+    for (const weight_type & wt : weight_types()) {
+        if (wt.type == type) {
+            return &wt;
+        }
+    }
+    return nullptr;
+}
+
+static size_t round_up_64(size_t n) {
+    return (n + 63) / 64 * 64;
+}
+
+size_t x_prepared_size(const weight_type & wt, int64_t n) {
+    switch (wt.form) {
+        case x_form::F32:    return round_up_64(static_cast<size_t>(n) * sizeof(float));
+        case x_form::PLANAR: return round_up_64(static_cast<size_t>(n + n / 32 * 4)); // dots may read to the end
+        case x_form::GGML:   return round_up_64(ggml_row_size(wt.x_type, n));
+    }
+    return 0;
+}
+
+// ggml's q8_0 block, declared here because ggml-common.h is not installed.
+struct q8_0 {
+    ggml_fp16_t d;
+    int8_t      qs[32];
+};
+
+static void prepare_planar(const float * x, int64_t n, int8_t * qs) {
+    float * d     = reinterpret_cast<float *>(qs + n);
+    auto    round = ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float;
+    for (int64_t i = 0; i < n; i += 256) {
+        const int64_t n_part = std::min<int64_t>(256, n - i);
+        q8_0          blocks[256 / 32];
+        round(x + i, blocks, n_part);
+        for (int64_t b = 0; b < n_part / 32; ++b) {
+            std::memcpy(qs + i + b * 32, blocks[b].qs, 32);
+            d[i / 32 + b] = ggml_fp16_to_fp32(blocks[b].d);
+        }
+    }
+}
+
+const void * x_prepare(const weight_type & wt, const float * x, int64_t n, void * dst) {
+    switch (wt.form) {
+        case x_form::F32:    return x;
+        case x_form::PLANAR: prepare_planar(x, n, static_cast<int8_t *>(dst)); break;
+        case x_form::GGML:   ggml_get_type_traits_cpu(wt.x_type)->from_float(x, dst, n); break;
+    }
+    return dst;
+}
+
+// q8_1 and q8_K exist in ggml for activations only and have no to_float: layouts
+// {f16 d, f16 d * sum, 32 x i8} and {f32 d, 256 x i8, 16 x i16 sums}.
+static void unpack_blocks(const uint8_t * src, float * dst, int64_t n, int block, size_t size, size_t skip, bool half) {
+    for (int64_t b = 0; b < n / block; ++b, src += size, dst += block) {
+        float       d;
+        ggml_fp16_t d16;
+        std::memcpy(&d, src, sizeof(d));
+        std::memcpy(&d16, src, sizeof(d16));
+        const float    scale = half ? ggml_fp16_to_fp32(d16) : d;
+        const int8_t * q     = reinterpret_cast<const int8_t *>(src + skip);
+        for (int i = 0; i < block; ++i) {
+            dst[i] = scale * static_cast<float>(q[i]);
+        }
+    }
+}
+
+void x_round(const weight_type & wt, const float * x, int64_t n, float * dst) {
+    if (wt.x_type == GGML_TYPE_F32) {
+        std::copy(x, x + n, dst);
+        return;
+    }
+    std::vector<uint8_t> rounded(ggml_row_size(wt.x_type, n));
+    ggml_get_type_traits_cpu(wt.x_type)->from_float(x, rounded.data(), n);
+    if (wt.x_type == GGML_TYPE_Q8_1) {
+        unpack_blocks(rounded.data(), dst, n, 32, 36, 4, true);
+    } else if (wt.x_type == GGML_TYPE_Q8_K) {
+        unpack_blocks(rounded.data(), dst, n, 256, 292, 4, false);
+    } else {
+        row_to_float(wt.x_type, rounded.data(), dst, n);
+    }
+}
+
+void row_to_float(ggml_type type, const void * src, float * dst, int64_t n) {
+    if (type == GGML_TYPE_F32) {
+        std::memcpy(dst, src, static_cast<size_t>(n) * sizeof(float));
+    } else {
+        ggml_get_type_traits(type)->to_float(src, dst, n);
+    }
+}
+
+} // namespace ggml_sparse
