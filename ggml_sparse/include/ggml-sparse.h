@@ -75,6 +75,10 @@ GGML_SPARSE_API const char * ggml_sparse_host_version(void) GGML_SPARSE_NOEXCEPT
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_init(struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
 
+// The host writes its own log to stderr unless the program says otherwise. This says so: from
+// now on it is dropped. For programs that own their process; a library should not call it.
+GGML_SPARSE_API void ggml_sparse_silence_host(void) GGML_SPARSE_NOEXCEPT;
+
 // ---------------------------------------------------------------------------
 // Models
 // ---------------------------------------------------------------------------
@@ -152,6 +156,9 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_model_get_layer(
 // The pointer lives as long as the model.
 GGML_SPARSE_API const char * ggml_sparse_model_meta(
         const struct ggml_sparse_model * model, const char * key) GGML_SPARSE_NOEXCEPT;
+
+// One line per thing in the file that was ignored, "" when there is none.
+GGML_SPARSE_API const char * ggml_sparse_model_warnings(const struct ggml_sparse_model * model) GGML_SPARSE_NOEXCEPT;
 
 // ---------------------------------------------------------------------------
 // Contexts: one sequence, its KV cache and its counters

@@ -1,0 +1,307 @@
+#include "context.h"
+
+#include "cpu/dispatch.h"
+#include "error.h"
+#include "host.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+using namespace ggml_sparse;
+
+static constexpr size_t k_max_records = 4096;
+
+// --- parameters --------------------------------------------------------------------
+
+static int32_t default_threads() {
+    return int32_t(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+static ggml_type kv_type(int32_t type) {
+    require_argument(type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0, "type_k and type_v must be F32, F16 or Q8_0");
+    return ggml_type(type);
+}
+
+static void check_window(const model_spec & spec, const ggml_sparse_context_params & p) {
+    const int32_t window = spec.info.sliding_window;
+    if (window == 0 || p.n_ctx <= window || p.ignore_swa) {
+        return;
+    }
+    error e(GGML_SPARSE_ERR_UNSUPPORTED, "A context of " + std::to_string(p.n_ctx) + " tokens is longer than the checkpoint's sliding window of " +
+            std::to_string(window) + ", which llama.cpp's llama graph does not have. Ask for at most " + std::to_string(window) +
+            " tokens (--n-ctx), or accept full attention beyond it with ignore_swa (--ignore-swa).");
+    throw e.at("n_ctx").expected("at most " + std::to_string(window)).found(std::to_string(p.n_ctx)).counts(p.n_ctx, window);
+}
+
+static ggml_sparse_mode checked_mode(const model_spec & spec, ggml_sparse_mode mode) {
+    require_argument(mode >= GGML_SPARSE_MODE_DEFAULT && mode <= GGML_SPARSE_MODE_REFERENCE, "unknown mode");
+    if (mode == GGML_SPARSE_MODE_DEFAULT) {
+        return spec.info.default_mode;
+    }
+    if (mode == GGML_SPARSE_MODE_PREDICTED && !spec.info.has_predictor) {
+        throw error(GGML_SPARSE_ERR_UNSUPPORTED, "Mode predicted needs predictors, and this file has none: use exact.").at("mode").expected("exact or dense").found("predicted");
+    }
+    return mode;
+}
+
+static ggml_sparse_context_params filled_in(const model_spec & spec, ggml_sparse_context_params p) {
+    require_argument(p.n_ctx >= 0 && p.n_batch >= 1 && p.n_ubatch >= 1 && p.n_threads >= 0, "n_ctx, n_batch, n_ubatch and n_threads must not be negative");
+    require_argument(p.flash_attn >= -1 && p.flash_attn <= 1, "flash_attn must be -1, 0 or 1");
+    require_argument(p.n_threads <= 512, "n_threads must be at most 512");
+    p.n_ctx     = p.n_ctx ? p.n_ctx : spec.info.n_ctx_train;
+    p.n_threads = p.n_threads ? p.n_threads : default_threads();
+    p.n_batch   = std::min(p.n_batch, p.n_ctx);
+    p.n_ubatch  = std::min(p.n_ubatch, p.n_batch);
+    check_window(spec, p);
+    return p;
+}
+
+static llama_context_params host_params(const ggml_sparse_context_params & p, ffn_session & session) {
+    llama_context_params h = llama_context_default_params();
+    h.n_ctx               = uint32_t(p.n_ctx);
+    h.n_batch             = uint32_t(p.n_batch);
+    h.n_ubatch            = uint32_t(p.n_ubatch);
+    h.n_seq_max           = 1;
+    h.n_threads           = p.n_threads;
+    h.n_threads_batch     = p.n_threads;
+    h.flash_attn_type     = llama_flash_attn_type(p.flash_attn);
+    h.type_k              = kv_type(p.type_k);
+    h.type_v              = kv_type(p.type_v);
+    h.abort_callback      = session_cancelled;
+    h.abort_callback_data = &session;
+    h.no_perf             = true;
+    return h;
+}
+
+// --- life --------------------------------------------------------------------------
+
+ggml_sparse_context::ggml_sparse_context(ggml_sparse_model & model, const ggml_sparse_context_params & params)
+    : model(model), session(model.spec) {
+    const ggml_sparse_context_params p = filled_in(model.spec, params);
+    set_mode(p.mode);
+    session.kernels = sparse_kernels_get(p.isa);
+    require_argument(session.kernels != nullptr, "this CPU cannot run the instruction set asked for");
+
+    host_log_scope log;
+    llama.reset(llama_init_from_model(model.llama.get(), host_params(p, session)));
+    if (!llama) {
+        throw error(GGML_SPARSE_ERR_BACKEND, "libllama could not make a context of " + std::to_string(p.n_ctx) + " tokens: " + log.errors());
+    }
+    n_ctx   = p.n_ctx;
+    n_batch = p.n_batch;
+}
+
+void ggml_sparse_context::llama_deleter::operator()(llama_context * c) const {
+    host_log_scope log; // it reports its buffers once more
+    llama_free(c);
+}
+
+void ggml_sparse_context::set_mode(ggml_sparse_mode mode) {
+    session.mode = checked_mode(model.spec, mode);
+}
+
+// --- evaluation ----------------------------------------------------------------------
+
+static uint64_t now_ns() {
+    return uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
+}
+
+static void add(ggml_sparse_layer_stats & sum, const ggml_sparse_layer_stats & l) {
+    sum.n_neuron        += l.n_neuron;
+    sum.n_selected      += l.n_selected;
+    sum.n_active        += l.n_active;
+    sum.rows_gate       += l.rows_gate;
+    sum.rows_up         += l.rows_up;
+    sum.rows_down       += l.rows_down;
+    sum.bytes_ffn       += l.bytes_ffn;
+    sum.bytes_predictor += l.bytes_predictor;
+}
+
+// What libllama reads of its own weights for one batch: all of them but unused embedding rows.
+static uint64_t rest_bytes(const ggml_sparse_model & model, int32_t n_tokens) {
+    const gguf_tensor_info & embd = *model.file.find_tensor("token_embd.weight");
+    const uint64_t rows = embd.nbytes/uint64_t(model.spec.info.n_vocab)*uint64_t(std::min(n_tokens, model.spec.info.n_vocab));
+    return model.spec.tied ? model.spec.info.bytes_rest : model.spec.info.bytes_rest - embd.nbytes + rows;
+}
+
+void ggml_sparse_context::record(int32_t n_tokens, uint64_t ns_total) {
+    ggml_sparse_stats s{};
+    s.i_eval   = n_evals++;
+    s.n_tokens = n_tokens;
+    s.mode     = session.mode;
+    for (const auto & l : session.layers) {
+        add(s.total, l);
+    }
+    s.bytes_rest = rest_bytes(model, n_tokens);
+    s.ns_select  = session.times.ns_select;
+    s.ns_gate_up = session.times.ns_gate_up;
+    s.ns_down    = session.times.ns_down;
+    s.ns_total   = ns_total;
+    records.push_back(s);
+    if (records.size() > k_max_records) {
+        records.pop_front();
+    }
+}
+
+// llama_decode returns 0 done, 1 no room in the KV cache, 2 aborted, below 0 failed.
+static void check_decode(int32_t rc, const ffn_session & session) {
+    switch (rc) {
+        case 0: return;
+        case 1: throw error(GGML_SPARSE_ERR_CONTEXT, "The KV cache has no room for the batch.");
+        case 2: throw error(GGML_SPARSE_ERR_CANCELLED, "The evaluation was cancelled.");
+        default:
+            throw error(GGML_SPARSE_ERR_BACKEND, "libllama could not evaluate the batch (" + std::to_string(rc) + "). " + session.failure);
+    }
+}
+
+// One llama_decode call on tokens[n_tokens], appended at n_past.
+void ggml_sparse_context::decode(const int32_t * tokens, int32_t n_tokens, bool all_logits, bool last) {
+    std::vector<llama_token> ids(tokens, tokens + n_tokens);
+    std::vector<int8_t>      wanted(size_t(n_tokens), all_logits);
+    wanted.back() |= last;
+    llama_batch batch{};
+    batch.n_tokens = n_tokens;
+    batch.token    = ids.data();
+    batch.logits   = wanted.data();
+
+    session.start_batch();
+    const uint64_t begin = now_ns();
+    const int32_t  rc = llama_decode(llama.get(), batch);
+    if (rc != 0) {
+        llama_memory_seq_rm(llama_get_memory(llama.get()), 0, n_past, -1);
+    }
+    check_decode(rc, session);
+    record(n_tokens, now_ns() - begin);
+    n_past += n_tokens;
+}
+
+void ggml_sparse_context::copy_logits(int32_t n_tokens, float * logits) const {
+    const size_t n_vocab = size_t(model.spec.info.n_vocab);
+    for (int32_t i = 0; i < n_tokens; ++i) {
+        std::memcpy(logits + size_t(i)*n_vocab, llama_get_logits_ith(llama.get(), i), n_vocab*sizeof(float));
+    }
+}
+
+struct flag_reset { // a cancel concerns one eval only
+    std::atomic<bool> & flag;
+    ~flag_reset() { flag = false; }
+};
+
+void ggml_sparse_context::eval(const int32_t * tokens, int32_t n_tokens, float * logits) {
+    require_argument(tokens && n_tokens > 0, "eval needs at least one token");
+    for (int32_t i = 0; i < n_tokens; ++i) {
+        require_argument(tokens[i] >= 0 && tokens[i] < model.spec.info.n_vocab, "token outside [0, n_vocab)");
+    }
+    const flag_reset reset{session.cancel};
+    if (int64_t(n_past) + n_tokens > n_ctx) {
+        error e(GGML_SPARSE_ERR_CONTEXT, "The sequence would be " + std::to_string(int64_t(n_past) + n_tokens) + " tokens long, but the context holds " +
+                std::to_string(n_ctx) + ". Raise n_ctx or shorten the text; nothing is ever truncated.");
+        throw e.at("n_ctx").counts(int64_t(n_past) + n_tokens, n_ctx);
+    }
+    const size_t n_vocab = size_t(model.spec.info.n_vocab);
+    for (int32_t i = 0; i < n_tokens; i += n_batch) {
+        const int32_t n = std::min(n_batch, n_tokens - i);
+        has_logits = false;
+        decode(tokens + i, n, logits != nullptr, i + n == n_tokens);
+        if (logits) {
+            copy_logits(n, logits + size_t(i)*n_vocab);
+        }
+    }
+    has_logits = true;
+}
+
+void ggml_sparse_context::truncate(int32_t n) {
+    require_argument(n >= 0 && n <= n_past, "truncate: n_past is larger than the sequence");
+    if (!llama_memory_seq_rm(llama_get_memory(llama.get()), 0, n, -1)) {
+        throw error(GGML_SPARSE_ERR_BACKEND, "libllama could not shorten the sequence.");
+    }
+    n_past     = n;
+    has_logits = false;
+}
+
+// --- C API ---------------------------------------------------------------------------
+
+ggml_sparse_context_params ggml_sparse_context_default_params(void) noexcept {
+    return {0, 2048, 512, 0, GGML_TYPE_F16, GGML_TYPE_F16, -1, GGML_SPARSE_MODE_DEFAULT, GGML_SPARSE_ISA_AUTO, false};
+}
+
+ggml_sparse_status ggml_sparse_context_create(ggml_sparse_model * model, const ggml_sparse_context_params * params, ggml_sparse_context ** ctx, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        require_argument(model && params && ctx, "ggml_sparse_context_create: NULL argument");
+        *ctx = nullptr;
+        *ctx = new ggml_sparse_context(*model, *params);
+    });
+}
+
+void ggml_sparse_context_free(ggml_sparse_context * ctx) noexcept {
+    delete ctx;
+}
+
+ggml_sparse_status ggml_sparse_context_set_mode(ggml_sparse_context * ctx, ggml_sparse_mode mode, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] { ctx->set_mode(mode); });
+}
+
+ggml_sparse_mode ggml_sparse_context_get_mode(const ggml_sparse_context * ctx) noexcept {
+    return ctx->session.mode;
+}
+
+ggml_sparse_status ggml_sparse_context_set_threads(ggml_sparse_context * ctx, int32_t n_threads, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        require_argument(n_threads >= 0 && n_threads <= 512, "n_threads must be from 0 to 512");
+        const int32_t n = n_threads ? n_threads : default_threads();
+        llama_set_n_threads(ctx->llama.get(), n, n);
+    });
+}
+
+int32_t ggml_sparse_context_n_ctx(const ggml_sparse_context * ctx) noexcept {
+    return ctx->n_ctx;
+}
+
+int32_t ggml_sparse_context_n_past(const ggml_sparse_context * ctx) noexcept {
+    return ctx->n_past;
+}
+
+ggml_sparse_status ggml_sparse_context_eval(ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens, float * logits, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] { ctx->eval(tokens, n_tokens, logits); });
+}
+
+const float * ggml_sparse_context_last_logits(ggml_sparse_context * ctx) noexcept {
+    return ctx->has_logits ? llama_get_logits_ith(ctx->llama.get(), -1) : nullptr;
+}
+
+ggml_sparse_status ggml_sparse_context_truncate(ggml_sparse_context * ctx, int32_t n_past, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] { ctx->truncate(n_past); });
+}
+
+void ggml_sparse_context_cancel(ggml_sparse_context * ctx) noexcept {
+    ctx->session.cancel = true;
+}
+
+int32_t ggml_sparse_context_read_stats(ggml_sparse_context * ctx, ggml_sparse_stats * records, int32_t n_max) noexcept {
+    const int32_t n = int32_t(std::min<size_t>(ctx->records.size(), size_t(std::max(n_max, 0))));
+    std::copy_n(ctx->records.begin(), n, records);
+    ctx->records.erase(ctx->records.begin(), ctx->records.begin() + n);
+    return n;
+}
+
+void ggml_sparse_context_layer_stats(const ggml_sparse_context * ctx, ggml_sparse_layer_stats * layers) noexcept {
+    std::copy(ctx->session.layers.begin(), ctx->session.layers.end(), layers);
+}
+
+ggml_sparse_status ggml_sparse_context_profile(ggml_sparse_context * ctx, bool enable, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] { ctx->session.profile(enable); });
+}
+
+ggml_sparse_status ggml_sparse_context_profile_read(const ggml_sparse_context * ctx, int32_t il, uint64_t * counts, uint64_t * columns, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        const ffn_session & s = ctx->session;
+        require_argument(!s.profile_counts.empty(), "profiling is off");
+        require_argument(il >= 0 && il < s.spec.info.n_layer, "layer index outside [0, n_layer)");
+        std::copy(s.profile_counts[size_t(il)].begin(), s.profile_counts[size_t(il)].end(), counts);
+        std::copy(s.profile_columns[size_t(il)].begin(), s.profile_columns[size_t(il)].end(), columns);
+    });
+}

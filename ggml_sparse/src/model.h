@@ -1,0 +1,35 @@
+#pragma once
+
+// A loaded model: the mapped file, its checked meaning and libllama's view of it.
+
+#include "buffer.h"
+#include "contract.h"
+#include "gguf-file.h"
+#include "llama.h"
+
+#include <memory>
+#include <string>
+
+struct ggml_sparse_model {
+    // No host checks and no self-test here: the self-test itself loads a model.
+    ggml_sparse_model(const std::string & path, bool check_tensors);
+    ggml_sparse_model(const ggml_sparse_model &)             = delete;
+    ggml_sparse_model & operator=(const ggml_sparse_model &) = delete;
+
+    struct llama_deleter {
+        void operator()(llama_model * m) const { llama_model_free(m); }
+    };
+
+    // declared in the order they are needed: libllama's model goes first
+    ggml_sparse::gguf_file       file;
+    ggml_sparse::model_spec      spec;
+    ggml_sparse::ffn_buffer_type ffn_weights;
+    std::unique_ptr<llama_model, llama_deleter> llama;
+    std::unordered_map<std::string, std::string> meta; // keys as text, made at load
+    std::string warnings;
+
+    const llama_vocab * vocab() const { return llama_model_get_vocab(llama.get()); }
+
+  private:
+    void load_llama();
+};

@@ -1,0 +1,87 @@
+// Sampling by libllama's sampler chain.
+
+#include "context.h"
+#include "error.h"
+#include "host.h"
+
+#include <memory>
+
+using namespace ggml_sparse;
+
+struct ggml_sparse_sampler {
+    struct deleter {
+        void operator()(llama_sampler * s) const { llama_sampler_free(s); }
+    };
+
+    std::unique_ptr<llama_sampler, deleter> chain;
+};
+
+static llama_sampler * make_grammar(const llama_vocab * vocab, const char * gbnf) {
+    host_log_scope log;
+    llama_sampler * s = llama_sampler_init_grammar(vocab, gbnf, "root");
+    if (!s) {
+        throw error(GGML_SPARSE_ERR_GRAMMAR, "The grammar does not parse: " + log.errors()).at("grammar");
+    }
+    return s;
+}
+
+static void add_penalties(llama_sampler * chain, const ggml_sparse_sampler_params & p, const ggml_sparse_model_info & info) {
+    const int32_t last_n = p.penalty_last_n < 0 ? info.n_ctx_train : p.penalty_last_n;
+    if (last_n > 0 && (p.penalty_repeat != 1.0f || p.penalty_freq != 0.0f || p.penalty_present != 0.0f)) {
+        llama_sampler_chain_add(chain, llama_sampler_init_penalties(info.n_vocab, last_n, p.penalty_repeat, p.penalty_freq, p.penalty_present));
+    }
+}
+
+// libllama's usual order: top-k, top-p, min-p, temperature, draw.
+static void add_choice(llama_sampler * chain, const ggml_sparse_sampler_params & p) {
+    if (p.temp <= 0.0f) {
+        llama_sampler_chain_add(chain, llama_sampler_init_greedy());
+        return;
+    }
+    llama_sampler_chain_add(chain, llama_sampler_init_top_k(p.top_k));
+    llama_sampler_chain_add(chain, llama_sampler_init_top_p(p.top_p, 1));
+    llama_sampler_chain_add(chain, llama_sampler_init_min_p(p.min_p, 1));
+    llama_sampler_chain_add(chain, llama_sampler_init_temp(p.temp));
+    llama_sampler_chain_add(chain, llama_sampler_init_dist(p.seed));
+}
+
+ggml_sparse_sampler_params ggml_sparse_sampler_default_params(void) noexcept {
+    return {0, 0.8f, 40, 0.95f, 0.05f, 64, 1.0f, 0.0f, 0.0f, nullptr};
+}
+
+ggml_sparse_status ggml_sparse_sampler_create(const ggml_sparse_model * model, const ggml_sparse_sampler_params * params, ggml_sparse_sampler ** sampler, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        require_argument(model && params && sampler, "ggml_sparse_sampler_create: NULL argument");
+        require_argument(params->penalty_repeat > 0.0f, "penalty_repeat must be above 0");
+        *sampler = nullptr;
+        auto s = std::make_unique<ggml_sparse_sampler>();
+        s->chain.reset(llama_sampler_chain_init({true}));
+        if (params->grammar) {
+            llama_sampler_chain_add(s->chain.get(), make_grammar(model->vocab(), params->grammar));
+        }
+        add_penalties(s->chain.get(), *params, model->spec.info);
+        add_choice(s->chain.get(), *params);
+        *sampler = s.release();
+    });
+}
+
+void ggml_sparse_sampler_free(ggml_sparse_sampler * sampler) noexcept {
+    delete sampler;
+}
+
+ggml_sparse_status ggml_sparse_sampler_sample(ggml_sparse_sampler * sampler, ggml_sparse_context * ctx, int32_t * token, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        require_argument(ctx->has_logits, "sample needs an eval first");
+        *token = llama_sampler_sample(sampler->chain.get(), ctx->llama.get(), -1);
+    });
+}
+
+// The grammar constrains what is generated, so it never hears of the prompt.
+void ggml_sparse_sampler_accept(ggml_sparse_sampler * sampler, int32_t token) noexcept {
+    for (int i = 0; i < llama_sampler_chain_n(sampler->chain.get()); ++i) {
+        llama_sampler * s = llama_sampler_chain_get(sampler->chain.get(), i);
+        if (std::string(llama_sampler_name(s)) != "grammar") {
+            llama_sampler_accept(s, token);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+#pragma once
+
+// The llama view: the FILE * through which libllama reads a TurboSparse file as a plain
+// `llama` model. A generated header shows `turbosparse.*` keys as `llama.*`, leaves out
+// predictors and maps and declares FFN tensors as the graph expects them; other tensor
+// bytes come from the mapping, FFN bytes are never touched.
+
+#include "contract.h"
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+namespace ggml_sparse {
+
+class llama_view {
+  public:
+    llama_view(const gguf_file & file, const model_spec & spec);
+
+    // A stream over the view; the caller closes it before the view dies. Throws ERR_FILE.
+    FILE * open();
+
+    uint64_t bytes_copied()     const { return bytes_copied_; }     // weights handed over
+    uint64_t ffn_bytes_copied() const { return ffn_bytes_copied_; } // of these, FFN weights: 0
+
+    // cookie functions, see fopencookie(3)
+    ssize_t read(char * buf, size_t size);
+    int     seek(int64_t * offset, int whence);
+
+  private:
+    struct segment {
+        uint64_t        begin, size;
+        const uint8_t * data; // null: served without touching buffer or page
+        bool            ffn;
+    };
+
+    void add_header(const gguf_file & file, const model_spec & spec);
+    size_t copy(char * buf, uint64_t pos, size_t size);
+
+    std::vector<uint8_t> header_;
+    std::vector<segment> segments_; // rising, header first
+    uint64_t size_ = 0, pos_ = 0;
+    uint64_t bytes_copied_ = 0, ffn_bytes_copied_ = 0;
+};
+
+// Pattern of the tensors that go to our buffer type, under the view's names.
+constexpr const char * k_ffn_pattern = "^blk\\.[0-9]+\\.ffn_(gate|up|down)(_exps)?\\.weight$";
+
+} // namespace ggml_sparse
