@@ -95,8 +95,9 @@ class OutOfMemoryError(TurboSparseError, MemoryError):
 
     exit_code = EXIT_MEMORY
 
-    def __init__(self, message: str, *, needed: int = 0, available: int = 0,
-                 where: str = "", expected: str = "", found: str = "") -> None:
+    def __init__(
+        self, message: str, *, needed: int = 0, available: int = 0, where: str = "", expected: str = "", found: str = ""
+    ) -> None:
         super().__init__(message, where=where, expected=expected, found=found)
         self.needed = needed
         self.available = available
@@ -112,16 +113,19 @@ class ContextOverflowError(TurboSparseError):
 
     exit_code = EXIT_USAGE
 
-    def __init__(self, message: str, *, needed: int = 0, available: int = 0,
-                 where: str = "", expected: str = "", found: str = "") -> None:
+    def __init__(
+        self, message: str, *, needed: int = 0, available: int = 0, where: str = "", expected: str = "", found: str = ""
+    ) -> None:
         super().__init__(message, where=where, expected=expected, found=found)
         self.needed = needed
         self.available = available
 
     @property
     def n_prompt(self) -> int:
+        """Alias of needed."""
         return self.needed
 
     @property
     def n_ctx(self) -> int:
+        """Alias of available."""
         return self.available

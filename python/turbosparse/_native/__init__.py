@@ -36,7 +36,9 @@ def _find_library() -> Path:
     searched = ", ".join(str(directory) for directory in dict.fromkeys(directories))
     raise errors.HostError(
         f"{LIBRARY} is in none of {searched}: this installation is not complete. Run: {REBUILD}",
-        where=LIBRARY, expected=searched, found="nothing",
+        where=LIBRARY,
+        expected=searched,
+        found="nothing",
     )
 
 
@@ -49,7 +51,9 @@ def _load() -> Any:
     except ImportError as error:
         raise errors.HostError(
             f"the extension {__name__}._ffi cannot be imported ({error}). Run: {REBUILD}",
-            where=f"{__name__}._ffi", expected="a loadable extension", found=str(error),
+            where=f"{__name__}._ffi",
+            expected="a loadable extension",
+            found=str(error),
         ) from error
 
 
@@ -110,3 +114,17 @@ def own(handle: Any, free: Callable[[Any], None], *parents: Any) -> Any:
 def release(handle: Any) -> None:
     """Free an owned handle now; a second call does nothing."""
     ffi.release(handle)
+
+
+def read_struct(struct: Any) -> dict[str, Any]:
+    """Fields of a flat C struct: text for char arrays, int for enums and integers, bool, float."""
+    kind = ffi.typeof(struct)
+    fields = (kind.item if kind.kind == "pointer" else kind).fields
+    return {name: _field(struct, name, field.type) for name, field in fields}
+
+
+def _field(struct: Any, name: str, kind: Any) -> Any:
+    value = getattr(struct, name)
+    if kind.kind == "struct":
+        return read_struct(value)
+    return text(value) if kind.kind == "array" else value

@@ -56,7 +56,7 @@ def derive_cdef(header: str) -> str:
 
 def emit(header: Path, out: Path) -> None:
     """Write the C source that binds `header` to `out`."""
-    import cffi
+    import cffi  # type: ignore[import-untyped]
 
     ffi = cffi.FFI()
     ffi.cdef(derive_cdef(header.read_text(encoding="utf-8")))

@@ -52,7 +52,9 @@ def find_directory() -> Path:
     if spec is None or spec.origin is None:
         raise HostError(
             f"llama-cpp-python is not installed; turbosparse runs inside its libllama. Run: {install_command()}",
-            where="llama_cpp", expected=PACKAGE, found="nothing",
+            where="llama_cpp",
+            expected=PACKAGE,
+            found="nothing",
         )
     return Path(spec.origin).parent / "lib"
 
@@ -67,7 +69,9 @@ def check_version(directory: Path) -> None:
     raise HostError(
         f"{directory} holds ggml {shown}, turbosparse is built for ggml {GGML_VERSION} ({PACKAGE}). "
         f"Run: {install_command()}",
-        where=str(directory), expected=GGML_VERSION, found=shown,
+        where=str(directory),
+        expected=GGML_VERSION,
+        found=shown,
     )
 
 
@@ -96,7 +100,9 @@ def check_cpu(libggml_cpu: ctypes.CDLL, where: Path) -> None:
         raise HostError(
             f"{where} was built for a CPU with {', '.join(missing)}, which this machine lacks; it would die of an "
             f"illegal instruction. Build it for this machine: {install_command()}",
-            where=str(where), expected=f"a build without {', '.join(missing)}", found="a build with them",
+            where=str(where),
+            expected=f"a build without {', '.join(missing)}",
+            found="a build with them",
         )
 
 
@@ -107,7 +113,9 @@ def load_library(path: Path) -> ctypes.CDLL:
     except OSError as error:
         raise HostError(
             f"{path} cannot be loaded: {error}. Run: {install_command()}",
-            where=str(path), expected="a loadable library", found=str(error),
+            where=str(path),
+            expected="a loadable library",
+            found=str(error),
         ) from error
 
 

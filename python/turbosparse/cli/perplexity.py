@@ -1,0 +1,65 @@
+"""turbosparse perplexity"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def command(
+    file: options.FileArgument,
+    text: Annotated[
+        Path, typer.Option("--text", help="UTF-8 text to measure on; - reads standard input.", show_default=False)
+    ],
+    mode: options.ModeOption = None,
+    n_ctx: Annotated[int, typer.Option("-c", "--n-ctx", min=4, help="Tokens per window.")] = 512,
+    windows: Annotated[
+        int | None,
+        typer.Option("--windows", min=1, help="Windows to measure. [default: the whole text]"),
+    ] = None,
+    kv_type: options.KvTypeOption = "f16",
+    flash_attn: options.FlashAttnOption = "auto",
+    threads: options.ThreadsOption = None,
+    ignore_swa: options.IgnoreSwaOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure the perplexity of a TurboSparse GGUF file on a text, as llama-perplexity does.
+
+    The text is cut into windows of --n-ctx tokens; in each the second half is scored, given
+    all before it in the window. Lower is better; compare modes on the same text:
+
+    turbosparse perplexity m.gguf --text heldout.txt --mode dense
+
+    turbosparse perplexity m.gguf --text heldout.txt --mode predicted
+    """
+    from ..model import Model
+    from ..perplexity import perplexity
+
+    content = options.read_text(text)
+    with Model(
+        file, mode=mode, n_ctx=n_ctx, n_threads=threads, kv_type=kv_type, flash_attn=flash_attn, ignore_swa=ignore_swa
+    ) as model:
+        result = perplexity(
+            model, content, n_ctx=n_ctx, max_windows=windows, progress=_show if sys.stderr.isatty() else None
+        )
+    if as_json:
+        print(json.dumps(result.as_dict()))
+        return
+    print(
+        f"perplexity {result.ppl:.4f} +- {result.error:.4f} (mode {result.mode}, {result.tokens} tokens scored "
+        f"in {result.windows} windows of {result.n_ctx})"
+    )
+    if result.sparsity:
+        active = f"{100 * result.sparsity.active_frac:.1f} % of neurons active"
+        print(f"{active}, {result.sparsity.tokens / result.seconds:.0f} tok/s", file=sys.stderr)
+
+
+def _show(done: int, count: int, ppl: float) -> None:
+    end = "\n" if done == count else "\r"
+    print(f"window {done}/{count}: perplexity {ppl:.4f} ", end=end, file=sys.stderr, flush=True)

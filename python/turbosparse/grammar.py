@@ -1,0 +1,48 @@
+"""Grammars that constrain generation: GBNF as it is, JSON schemas made into GBNF."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import GrammarError
+
+
+def from_json_schema(schema: str | Mapping[str, Any]) -> str:
+    """GBNF with a rule `root` that admits exactly the JSON documents of `schema`.
+
+    Args:
+        schema: JSON text or an equal dict. Remote references are refused, local ones resolved.
+
+    Raises:
+        GrammarError: it is no JSON, no object, or uses what the converter lacks.
+    """
+    document = _parse(schema)
+    from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+    try:
+        return str(json_schema_to_gbnf(json.dumps(document)))
+    except Exception as error:  # the converter raises whatever its dictionaries raise
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise GrammarError(
+            f"the JSON schema cannot be made into a grammar: {reason}",
+            where="json schema",
+            expected="a supported JSON schema",
+            found=reason,
+        ) from error
+
+
+def _parse(schema: str | Mapping[str, Any]) -> Any:
+    try:
+        document = json.loads(schema) if isinstance(schema, str) else dict(schema)
+    except json.JSONDecodeError as error:
+        raise GrammarError(
+            f"the JSON schema is not JSON: {error}", where="json schema", expected="JSON", found=str(error)
+        ) from error
+    if not isinstance(document, dict):
+        found = type(document).__name__
+        raise GrammarError(
+            f"a JSON schema must be an object, not {found}", where="json schema", expected="an object", found=found
+        )
+    return document

@@ -1,0 +1,514 @@
+"""A loaded model with one sequence: tokens in, logits and counters out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native as native
+from .cancel import Canceller, on_interrupt
+from .errors import ArgumentError
+from .sampling import Sampler, SamplingParams
+from .stats import BatchStats, LayerStats
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+ffi, lib = native.ffi, native.lib
+
+MODES: Mapping[str, int] = {
+    "dense": lib.GGML_SPARSE_MODE_DENSE,
+    "exact": lib.GGML_SPARSE_MODE_EXACT,
+    "predicted": lib.GGML_SPARSE_MODE_PREDICTED,
+    "reference": lib.GGML_SPARSE_MODE_REFERENCE,
+}
+ACTIVATIONS: Mapping[str, int] = {
+    "drelu": lib.GGML_SPARSE_DRELU,
+    "reglu": lib.GGML_SPARSE_REGLU,
+    "relu": lib.GGML_SPARSE_RELU,
+}
+ISAS: Mapping[str, int] = {
+    "auto": lib.GGML_SPARSE_ISA_AUTO,
+    "generic": lib.GGML_SPARSE_ISA_GENERIC,
+    "avx2": lib.GGML_SPARSE_ISA_AVX2,
+    "avx512": lib.GGML_SPARSE_ISA_AVX512,
+}
+KV_TYPES: Mapping[str, int] = {"f32": 0, "f16": 1, "q8_0": 8}  # enum ggml_type, part of the GGUF format
+FLASH_ATTN: Mapping[str, int] = {"auto": -1, "off": 0, "on": 1}
+DEFAULT_CTX = 4096  # tokens; a training context may be 32768, whose KV cache few want unasked
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the file says about the model. Sizes in bytes; -1 is no such token.
+
+    Attributes:
+        version: turbosparse.version.
+        base_architecture: the libllama graph that hosts the model.
+        activation: drelu, reglu or relu.
+        default_mode: of the FFN.
+        hot_first: whether neurons are stored by falling activation frequency.
+        has_predictor: whether at least one layer has one.
+        n_expert, n_expert_used: 0, 0 for a dense FFN.
+        sliding_window: tokens, 0 = none.
+        bytes_dense_token: what a dense graph reads for one token.
+        ffn_bytes_read_at_load: counted; 0 is the promise.
+    """
+
+    version: int
+    base_architecture: str
+    activation: str
+    default_mode: str
+    hot_first: bool
+    has_predictor: bool
+    n_layer: int
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    n_expert: int
+    n_expert_used: int
+    n_vocab: int
+    n_ctx_train: int
+    sliding_window: int
+    token_bos: int
+    token_eos: int
+    token_eot: int
+    add_bos: bool
+    bytes_file: int
+    bytes_ffn: int
+    bytes_predictor: int
+    bytes_rest: int
+    bytes_dense_token: int
+    ffn_bytes_read_at_load: int
+
+    @property
+    def branches(self) -> int:
+        """Weight rows per neuron: gate, up and down, or up and down."""
+        return 2 if self.activation == "relu" else 3
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What the file says about one layer's FFN.
+
+    Attributes:
+        rank: of the predictor, 0 = none.
+        threshold: a neuron is computed iff its logit is above it.
+        first_branch: "gate" or "up", the one that mode exact evaluates first.
+        type_gate, type_up, type_down, type_predictor: as in GGUF ("q4_0"); None = no such tensor.
+        has_frequency: whether the file states activation frequencies.
+    """
+
+    rank: int
+    threshold: float
+    first_branch: str
+    type_gate: str | None
+    type_up: str | None
+    type_down: str | None
+    type_predictor: str | None
+    has_frequency: bool
+
+
+class LayerProfile(NamedTuple):
+    """How often the neurons of one layer were not zero.
+
+    Attributes:
+        counts: int64 [max(n_expert, 1), n_ff], in stored order.
+        columns: int64 [max(n_expert, 1)], FFN columns seen.
+    """
+
+    counts: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+
+
+def choose(name: str, value: str, table: Mapping[str, int]) -> int:
+    """table[value], or ArgumentError that names the parameter and what it may be."""
+    if value in table:
+        return table[value]
+    expected = ", ".join(table)
+    raise ArgumentError(f"{name} must be one of {expected}, not {value!r}", where=name, expected=expected, found=value)
+
+
+def _name(value: int, table: Mapping[str, int]) -> str:
+    return next((name for name, number in table.items() if number == value), str(value))
+
+
+def _type_names() -> dict[int, str]:
+    """enum ggml_type -> name, from the library's list of types."""
+    info, names = ffi.new("struct ggml_sparse_type_info *"), {}
+    for i in range(lib.ggml_sparse_type_count()):
+        lib.ggml_sparse_type_get(i, info)
+        names[int(info.type)] = native.text(info.name)
+    return names
+
+
+def _load(path: str | os.PathLike[str], check_tensors: bool) -> Any:
+    error, out = native.new_error(), ffi.new("struct ggml_sparse_model **")
+    native.check(lib.ggml_sparse_model_load(os.fsencode(path), check_tensors, out, error), error)
+    return native.own(out[0], lib.ggml_sparse_model_free)
+
+
+def _info(handle: Any) -> ModelInfo:
+    info = ffi.new("struct ggml_sparse_model_info *")
+    lib.ggml_sparse_model_get_info(handle, info)
+    values = native.read_struct(info)
+    values["activation"] = _name(values["activation"], ACTIVATIONS)
+    values["default_mode"] = _name(values["default_mode"], MODES)
+    return ModelInfo(**values)
+
+
+def _layers(handle: Any, n_layer: int) -> tuple[LayerInfo, ...]:
+    types, layers = _type_names(), []
+    for il in range(n_layer):
+        info, error = ffi.new("struct ggml_sparse_layer_info *"), native.new_error()
+        native.check(lib.ggml_sparse_model_get_layer(handle, il, info, error), error)
+        values = native.read_struct(info)
+        values["first_branch"] = "up" if values["first_branch"] else "gate"
+        for key in ("type_gate", "type_up", "type_down", "type_predictor"):
+            values[key] = None if values[key] < 0 else types.get(values[key], str(values[key]))
+        layers.append(LayerInfo(**values))
+    return tuple(layers)
+
+
+class Model:
+    """A TurboSparse GGUF file, loaded, with one sequence and its KV cache.
+
+    A model belongs to one thread at a time; cancel() alone may be called from any. Close it, or
+    use it in a `with` statement; several models may live side by side.
+
+    Args:
+        path: of the GGUF file.
+        mode: of the FFN: "dense", "exact", "predicted" or "reference"; None = the file's default.
+        n_ctx: tokens of the context; 0 = the training context; None = that, but at most 4096 and
+            at most the sliding window.
+        n_threads: None = physical cores available to the process.
+        kv_type: "f16", "f32" or "q8_0".
+        flash_attn: "auto", "on" or "off" (off makes whole models bit-equal for any n_threads).
+        n_batch, n_ubatch: tokens per llama_decode and per graph; None = 2048 and 512.
+        isa: "auto", or an instruction set to force: "generic", "avx2", "avx512".
+        ignore_swa: allow n_ctx above the checkpoint's sliding window.
+        check_tensors: also look for NaN and Inf in scales, which reads the whole file.
+
+    Raises:
+        FileError, ModelFormatError, UnsupportedModelError, HostError, OutOfMemoryError, BackendError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        mode: str | None = None,
+        n_ctx: int | None = None,
+        n_threads: int | None = None,
+        kv_type: str = "f16",
+        flash_attn: str = "auto",
+        n_batch: int | None = None,
+        n_ubatch: int | None = None,
+        isa: str = "auto",
+        ignore_swa: bool = False,
+        check_tensors: bool = False,
+    ) -> None:
+        params = ffi.new("struct ggml_sparse_context_params *", lib.ggml_sparse_context_default_params())
+        params.mode = lib.GGML_SPARSE_MODE_DEFAULT if mode is None else choose("mode", mode, MODES)
+        params.type_k = params.type_v = choose("kv_type", kv_type, KV_TYPES)
+        params.flash_attn = choose("flash_attn", flash_attn, FLASH_ATTN)
+        params.isa = choose("isa", isa, ISAS)
+        params.ignore_swa = ignore_swa
+        params.n_threads = n_threads or 0
+        params.n_batch = params.n_batch if n_batch is None else n_batch
+        params.n_ubatch = params.n_ubatch if n_ubatch is None else n_ubatch
+
+        self.path = Path(path)
+        self._open = True
+        self._tokens: list[int] = []
+        self._model_handle = _load(path, check_tensors)
+        self.info = _info(self._model_handle)
+        self.layers = _layers(self._model_handle, self.info.n_layer)
+        params.n_ctx = self._default_ctx(ignore_swa) if n_ctx is None else n_ctx
+        self._context_handle = self._create_context(params)
+        self.canceller = Canceller(lambda: lib.ggml_sparse_context_cancel(self._context_handle))
+
+    def _default_ctx(self, ignore_swa: bool) -> int:
+        limits = [DEFAULT_CTX, self.info.n_ctx_train, 0 if ignore_swa else self.info.sliding_window]
+        return min(limit for limit in limits if limit > 0)
+
+    def _create_context(self, params: Any) -> Any:
+        error, out = native.new_error(), ffi.new("struct ggml_sparse_context **")
+        status = lib.ggml_sparse_context_create(self._model_handle, params, out, error)
+        if status != lib.GGML_SPARSE_OK:
+            self._open = False
+            native.release(self._model_handle)
+        native.check(status, error)
+        return native.own(out[0], lib.ggml_sparse_context_free, self._model_handle)
+
+    # --- life ---------------------------------------------------------------
+
+    def close(self) -> None:
+        """Free context and model; a second call does nothing, any other call raises ArgumentError."""
+        if self._open:
+            self._open = False
+            native.release(self._context_handle)
+            native.release(self._model_handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _model(self) -> Any:
+        return self._checked(self._model_handle)
+
+    @property
+    def _context(self) -> Any:
+        return self._checked(self._context_handle)
+
+    def _checked(self, handle: Any) -> Any:
+        if not self._open:
+            raise ArgumentError(f"the model {self.path} is closed", where=str(self.path), expected="open")
+        return handle
+
+    # --- the file -----------------------------------------------------------
+
+    def meta(self, key: str) -> str | None:
+        """A scalar or string key of the file as text; None when there is none."""
+        value = lib.ggml_sparse_model_meta(self._model, key.encode())
+        return native.text(value) if value else None
+
+    # --- text ---------------------------------------------------------------
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`.
+
+        Args:
+            add_special: add BOS (and EOS) where the file says so.
+            parse_special: read `<|im_start|>` and its like as the control tokens that they name.
+        """
+        data = text.encode("utf-8", "surrogateescape")
+        room, count, error = len(data) + 8, ffi.new("int32_t *"), native.new_error()
+        while True:
+            tokens = ffi.new("int32_t[]", room)
+            status = lib.ggml_sparse_tokenize(
+                self._model, data, len(data), add_special, parse_special, tokens, room, count, error
+            )
+            native.check(status, error)
+            if count[0] <= room:
+                return list(tokens[0 : count[0]])
+            room = count[0]
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Bytes of one token, perhaps part of a UTF-8 character; b"" for control tokens unless `special`."""
+        room, count, error = 64, ffi.new("int32_t *"), native.new_error()
+        while True:
+            piece = ffi.new("char[]", room)
+            native.check(lib.ggml_sparse_token_to_piece(self._model, token, special, piece, room, count, error), error)
+            if count[0] <= room:
+                return bytes(ffi.buffer(piece, count[0]))
+            room = count[0]
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Text of a whole sequence; the space that SentencePiece puts in front is taken off again."""
+        data = b"".join(self.piece(token, special=special) for token in tokens)
+        adds_space = self.meta("tokenizer.ggml.model") == "llama" and (
+            self.meta("tokenizer.ggml.add_space_prefix") != "false"
+        )
+        return (data.removeprefix(b" ") if adds_space else data).decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        """Whether `token` ends a generation (eos, eot and their like)."""
+        return bool(lib.ggml_sparse_token_is_eog(self._model, token))
+
+    # --- the sequence -------------------------------------------------------
+
+    @property
+    def mode(self) -> str:
+        """Of the FFN; may be set between evaluations."""
+        return _name(lib.ggml_sparse_context_get_mode(self._context), MODES)
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        error = native.new_error()
+        native.check(lib.ggml_sparse_context_set_mode(self._context, choose("mode", mode, MODES), error), error)
+
+    def set_threads(self, n_threads: int) -> None:
+        """Threads of the evaluations to come; 0 = physical cores available to the process."""
+        error = native.new_error()
+        native.check(lib.ggml_sparse_context_set_threads(self._context, n_threads, error), error)
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that the context holds."""
+        return int(lib.ggml_sparse_context_n_ctx(self._context))
+
+    @property
+    def n_past(self) -> int:
+        """Tokens of the sequence so far."""
+        return int(lib.ggml_sparse_context_n_past(self._context))
+
+    @property
+    def tokens(self) -> list[int]:
+        """The sequence so far, [n_past]."""
+        return self._tokens[: self.n_past]
+
+    def eval(self, tokens: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """Append `tokens` to the sequence; returns the logits of the last, float32 [n_vocab].
+
+        Raises:
+            ContextOverflowError: they do not fit; nothing was evaluated.
+            CancelledError, BackendError: n_past tells how many tokens were.
+        """
+        self._eval(self._ids(tokens), ffi.NULL)
+        return self.last_logits()
+
+    def logits(
+        self, tokens: Sequence[int] | npt.NDArray[np.integer[Any]], mode: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Logits after each of `tokens`, as a fresh sequence: float32 [n_tokens, n_vocab].
+
+        Args:
+            mode: for this call only; None = the current mode.
+        """
+        ids, before = self._ids(tokens), self.mode
+        self.reset()
+        out = np.empty((len(ids), self.info.n_vocab), dtype=np.float32)
+        try:
+            self.mode = mode or before
+            self._eval(ids, ffi.from_buffer("float[]", out, require_writable=True))
+        finally:
+            self.mode = before
+        return out
+
+    def last_logits(self) -> npt.NDArray[np.float32]:
+        """A copy of the logits after the last token, float32 [n_vocab]. ArgumentError before the first."""
+        pointer = lib.ggml_sparse_context_last_logits(self._context)
+        if not pointer:
+            raise ArgumentError("there are no logits before the first evaluation", where="last_logits")
+        buffer = ffi.buffer(pointer, 4 * self.info.n_vocab)
+        logits = np.empty(self.info.n_vocab, dtype=np.float32)
+        logits[:] = np.frombuffer(buffer, dtype=np.float32)
+        return logits
+
+    def truncate(self, n_past: int) -> None:
+        """Keep the first `n_past` tokens of the sequence, forget the rest."""
+        error = native.new_error()
+        native.check(lib.ggml_sparse_context_truncate(self._context, n_past, error), error)
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        self.truncate(0)
+
+    def cancel(self) -> None:
+        """Stop the evaluation or generation under way; without effect when there is none. Any thread."""
+        self.canceller.cancel()
+
+    def _ids(self, tokens: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
+        ids = np.asarray(tokens)
+        if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
+            found = f"{ids.dtype} {list(ids.shape)}"
+            raise ArgumentError(
+                f"tokens must be at least one integer in a row, not {found}",
+                where="tokens",
+                expected="integers [n_tokens]",
+                found=found,
+            )
+        if ids.min() < 0 or ids.max() >= self.info.n_vocab:
+            found = f"{ids.min()} .. {ids.max()}"
+            raise ArgumentError(
+                f"tokens must lie in 0 .. {self.info.n_vocab - 1}, not {found}",
+                where="tokens",
+                expected=f"0 .. {self.info.n_vocab - 1}",
+                found=found,
+            )
+        return np.ascontiguousarray(ids, dtype=np.int32)
+
+    def _eval(self, ids: npt.NDArray[np.int32], logits: Any) -> None:
+        context, error = self._context, native.new_error()
+        pointer = ffi.from_buffer("int32_t[]", ids)
+        self._tokens = self.tokens + ids.tolist()  # read back as far as n_past only
+
+        def evaluate() -> int:
+            return int(lib.ggml_sparse_context_eval(context, pointer, len(ids), logits, error))
+
+        # One token is over soon enough for Python's own signal handling.
+        guard: AbstractContextManager[None] = on_interrupt(self.cancel) if len(ids) > 1 else nullcontext()
+        with guard:
+            status = self.canceller.run(evaluate, lib.GGML_SPARSE_ERR_CANCELLED)
+        native.check(status, error)
+
+    # --- sampling -----------------------------------------------------------
+
+    def sampler(self, params: SamplingParams) -> Sampler:
+        """A sampler chain for this model; GrammarError when its grammar does not parse."""
+        return Sampler(self._model, params.with_seed())
+
+    def sample(self, sampler: Sampler) -> int:
+        """Draw the next token from the last logits."""
+        return sampler.sample(self._context)
+
+    # --- counters -----------------------------------------------------------
+
+    def stats(self) -> list[BatchStats]:
+        """Records of the batches since the last call, oldest first; at most 4096 are kept."""
+        records, found = ffi.new("struct ggml_sparse_stats[]", 64), []
+        while count := lib.ggml_sparse_context_read_stats(self._context, records, 64):
+            found += [self._batch(records[i]) for i in range(count)]
+        return found
+
+    @staticmethod
+    def _batch(record: Any) -> BatchStats:
+        values = native.read_struct(record)
+        return BatchStats(**{**values, "mode": _name(values["mode"], MODES), "total": LayerStats(**values["total"])})
+
+    def layer_stats(self) -> list[LayerStats]:
+        """Counters of the last batch, one per layer."""
+        layers = ffi.new("struct ggml_sparse_layer_stats[]", self.info.n_layer)
+        lib.ggml_sparse_context_layer_stats(self._context, layers)
+        return [LayerStats(**native.read_struct(layer)) for layer in layers]
+
+    def set_profiling(self, enable: bool) -> None:
+        """Start or stop counting how often every neuron is not zero."""
+        error = native.new_error()
+        native.check(lib.ggml_sparse_context_profile(self._context, enable, error), error)
+
+    def read_profile(self) -> list[LayerProfile]:
+        """The counts so far, one per layer."""
+        return [self._layer_profile(il) for il in range(self.info.n_layer)]
+
+    def _layer_profile(self, il: int) -> LayerProfile:
+        n_expert = max(self.info.n_expert, 1)
+        counts = np.zeros((n_expert, self.info.n_ff), dtype=np.uint64)
+        columns = np.zeros(n_expert, dtype=np.uint64)
+        error = native.new_error()
+        status = lib.ggml_sparse_context_profile_read(
+            self._context,
+            il,
+            ffi.from_buffer("uint64_t[]", counts, require_writable=True),
+            ffi.from_buffer("uint64_t[]", columns, require_writable=True),
+            error,
+        )
+        native.check(status, error)
+        return LayerProfile(counts.astype(np.int64), columns.astype(np.int64))
+
+    def profile(self, tokens: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[LayerProfile]:
+        """How often each neuron is not zero over `tokens`, read in fresh sequences of at most n_ctx."""
+        ids, room = self._ids(tokens), self.n_ctx
+        self.set_profiling(True)
+        try:
+            for start in range(0, len(ids), room):
+                self.reset()
+                self._eval(ids[start : start + room], ffi.NULL)
+            return self.read_profile()
+        finally:
+            self.set_profiling(False)
