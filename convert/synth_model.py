@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arch import mistral, mixtral
 from .arch import base as names
+from .arch import mistral, mixtral
 from .synth_planting import NOISE, SLACK, Basis, Planting, Residual, basis
 from .synth_shapes import Shape
 
@@ -56,6 +56,7 @@ def to_bits(x: F32) -> Bits:
 
 
 def from_bits(bits: Bits) -> F32:
+    """bfloat16 bits -> float32, exactly."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -135,24 +136,26 @@ class Ffn:
 
     @cached_property
     def own(self) -> F32:
+        """The directions [m, n_embd] of which every neuron mixes two, for the normalised input."""
         return self._placed(self.basis.own, True)
 
     @cached_property
     def noise(self) -> F32:
         """The pool, scaled to what the predictor does not see of a row."""
         weight = float(np.sum(np.square(self.norm[: self.model.residual.n_free], dtype=np.float64)))
-        return self.model.pool.numbers * np.float32(NOISE / math.sqrt(weight))
+        out: F32 = self.model.pool.numbers * np.float32(NOISE / math.sqrt(weight))
+        return out
 
     @property
-    def constant(self) -> np.float32:
+    def constant(self) -> float:
         """What a unit bias, in standard deviations of the signal, costs per reserved coordinate."""
         residual = self.model.residual
-        return np.float32(self.scale / (residual.n_const * residual.c))
+        return self.scale / (residual.n_const * residual.c)
 
     def branch(self, which: int) -> Rows:
         """Rows of gate (0) or up (1)."""
         n, free = self.neurons, self.model.residual.n_free
-        bias = -(n.threshold - np.float32(0.0 if which else SLACK)) * self.constant
+        bias = -(n.threshold - np.float32(0.0 if which else SLACK)) * np.float32(self.constant)
         noise = self.noise
 
         def rows(start: int, stop: int) -> Bits:
@@ -179,6 +182,7 @@ class Ffn:
         return x
 
     def fc1(self, start: int, stop: int) -> Bits:
+        """Rows of the predictor's first matrix [rank, n_embd]: directions, their negatives, constants."""
         seen = self._placed(self.basis.seen, normalised=self.model.is_moe)
         out = np.zeros((self.rank, seen.shape[1]), np.float32)
         to, m = self.basis.order, len(seen)
@@ -187,6 +191,7 @@ class Ffn:
         return to_bits(out[start:stop])
 
     def fc2(self, start: int, stop: int) -> Bits:
+        """Rows of the predictor's second matrix [n_ff, rank]: relu(f) - relu(-f) = f, mixed as the neuron mixes it."""
         to, m = self.basis.order, len(self.basis.turn)
         turned = np.zeros((m, self.rank), np.float32)
         turned[:, to[:m]], turned[:, to[m : 2 * m]] = self.basis.turn.T, -self.basis.turn.T
@@ -214,10 +219,12 @@ class SynthModel:
 
     @property
     def is_moe(self) -> bool:
+        """Experts, with predictors on the normalised input."""
         return self.shape.n_expert > 0
 
     @cached_property
     def pool(self) -> Pool:
+        """Where weight rows are cut from."""
         return Pool(self.rng("pool"))
 
     @cached_property
@@ -230,6 +237,7 @@ class SynthModel:
         return np.random.default_rng([self.seed, *what.encode(), 0, *index])
 
     def basis(self, rank: int) -> Basis:
+        """The basis shared by all FFNs whose predictors have this rank."""
         with self._lock:
             if rank not in self._bases:
                 self._bases[rank] = basis(rank, self.residual.n_free, self.rng("basis", rank))
@@ -243,6 +251,11 @@ class SynthModel:
                 if len(self._ffns) > max(2, self.shape.n_expert):
                     self._ffns.popitem(last=False)
             return self._ffns[il, expert]
+
+    def frequency(self, il: int, expert: int = 0) -> NDArray[np.float64]:
+        """Planted share of tokens [n_ff] for which each stored neuron is not zero."""
+        order = self.rng("ffn", il, expert).permutation(self.shape.n_ff)
+        return self.planting.frequency[order]
 
     def norm_weights(self, index: int) -> F32:
         """Weights [n_embd] of an RMSNorm, exact in bfloat16; 1 on the reserved coordinates."""

@@ -36,7 +36,9 @@ _T = np.linspace(-2.6, 4.4, 141)  # thresholds for which probabilities are tabul
 
 def normal_cdf(z: NDArray[np.float64]) -> F64:
     """Standard normal distribution function, elementwise."""
-    return 0.5 * (1.0 + np.vectorize(math.erf, otypes=[np.float64])(np.asarray(z) / math.sqrt(2.0)))
+    erf = np.vectorize(math.erf, otypes=[np.float64])
+    out: F64 = 0.5 * (1.0 + erf(np.asarray(z) / math.sqrt(2.0)))
+    return out
 
 
 def frequencies(n: int, mean: float, exponent: float = 1.0) -> F64:
@@ -47,7 +49,8 @@ def frequencies(n: int, mean: float, exponent: float = 1.0) -> F64:
         middle = (low + high) / 2
         too_low = np.minimum(MAX_FREQUENCY, math.exp(middle) * law).mean() < mean
         low, high = (middle, high) if too_low else (low, middle)
-    return np.minimum(MAX_FREQUENCY, math.exp(low) * law)
+    out: F64 = np.minimum(MAX_FREQUENCY, math.exp(low) * law)
+    return out
 
 
 def top_share(freq: F64, part: float = 0.2) -> float:
@@ -97,13 +100,15 @@ class Planting:
 
     @property
     def up_positive(self) -> float:
+        """Expected share of neurons whose up is positive."""
         return float(normal_cdf(-self.threshold).mean())
 
     @cached_property
     def _both(self) -> F64:
         """Density over S of (gate > 0, up > 0): [len(_T), len(_S)]."""
         z = (math.sqrt(1.0 - NOISE**2) * _S[None, :] - _T[:, None]) / NOISE
-        return normal_cdf(z + SLACK / NOISE) * normal_cdf(z) * _DENSITY
+        out: F64 = normal_cdf(z + SLACK / NOISE) * normal_cdf(z) * _DENSITY
+        return out
 
     def _recall(self, margin: float) -> float:
         seen = math.sqrt(1.0 - NOISE**2) * _S[None, :] > _T[:, None] - margin
@@ -130,10 +135,12 @@ class Residual:
 
     @property
     def n_const(self) -> int:
+        """Reserved coordinates, the last ones."""
         return self.n_embd // 16
 
     @property
     def n_free(self) -> int:
+        """The others."""
         return self.n_embd - self.n_const
 
     @property
@@ -157,6 +164,7 @@ class Residual:
         return self.variance * (1.0 + il * (self.ffn_gain + attn) + attn)
 
     def mean_square(self, il: int) -> float:
+        """rms^2 of the residual at the FFN input of layer il."""
         return (self.n_const * self.c**2 + self.n_free * self.v(il)) / self.n_embd
 
 
