@@ -8,6 +8,7 @@ from several threads is safe. Nothing here imports torch or safetensors.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CheckpointError
+from .errors import CheckpointError, MissingPackageError
 
 MAX_HEADER = 100 * 1024 * 1024  # bytes; the limit of the reference implementation
 
@@ -42,13 +43,19 @@ class Tensor(Protocol):
     """What the converter needs of a tensor, wherever it is stored."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name in the checkpoint."""
+        ...
 
     @property
-    def dtype(self) -> str: ...
+    def dtype(self) -> str:
+        """A key of STORAGE."""
+        ...
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Slowest dimension first."""
+        ...
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop) along the first dimension, in the storage type (BF16 as uint16)."""
@@ -67,14 +74,15 @@ class FileTensor:
     offset: int
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows [start, stop), as Tensor.read."""
         storage = STORAGE[self.dtype]
         row = math.prod(self.shape[1:]) * storage.itemsize
         out = np.empty((stop - start, *self.shape[1:]), storage)
-        view, at = memoryview(out.reshape(-1).view(np.uint8)), self.offset + start * row
+        view, at = out.reshape(-1).view(np.uint8).data, self.offset + start * row
         while len(view):
             n = os.preadv(self.fd, [view], at)
             if n == 0:
-                raise CheckpointError(f"{self.path.name} became shorter while {self.name} was read", path=str(self.path))
+                raise CheckpointError(f"{self.path.name} shrank while {self.name} was read", path=str(self.path))
             view, at = view[n:], at + n
         return out
 
@@ -98,6 +106,7 @@ class Checkpoint:
         self.close()
 
     def close(self) -> None:
+        """Close every shard. Tensors cannot be read afterwards."""
         while self.fds:
             os.close(self.fds.pop())
 
@@ -150,7 +159,7 @@ def _open_shards(checkpoint: Checkpoint, allow_pickle: bool) -> None:
     if not shards:
         _no_safetensors(checkpoint, allow_pickle)
         return
-    home = {}
+    home: dict[str, str] = {}
     for name in shards:
         for tensor in open_safetensors(checkpoint.path / name, checkpoint.fds):
             if tensor.name in checkpoint.tensors:
@@ -234,7 +243,9 @@ def _header(path: Path, fd: int, size: int) -> tuple[dict[str, Any], int]:
     if length > min(MAX_HEADER, size - 8):
         raise CheckpointError(
             f"{path.name} states a header of {length} bytes, the file has {size}. It is truncated or not safetensors",
-            path=str(path), expected=length, found=size,
+            path=str(path),
+            expected=length,
+            found=size,
         )
     try:
         header = json.loads(os.pread(fd, length, 8), object_pairs_hook=_no_duplicates)
@@ -298,24 +309,16 @@ class TorchTensor:
     data: Any
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        import torch
-
+        """Rows [start, stop), as Tensor.read."""
         rows = self.data[start:stop]
-        rows = rows.view(torch.uint16) if self.dtype == "BF16" else rows
+        rows = rows.view(_torch().uint16) if self.dtype == "BF16" else rows
         out: NDArray[Any] = rows.contiguous().numpy()
         return out
 
 
 def open_pickle(path: Path) -> list[TorchTensor]:
     """The tensors of a torch state dict. The caller has checked that the user allows pickles."""
-    from .errors import MissingPackageError
-
-    try:
-        import torch
-    except ImportError:
-        raise MissingPackageError(
-            f"reading {path.name} needs torch: pip install torch, or convert the file to safetensors", package="torch"
-        ) from None
+    torch = _torch()
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -327,3 +330,13 @@ def open_pickle(path: Path) -> list[TorchTensor]:
             raise CheckpointError(f"{path.name}: {name} is not a float tensor", path=str(path), tensor=name)
         tensors.append(TorchTensor(name, names[data.dtype], tuple(data.shape), data))
     return tensors
+
+
+def _torch() -> Any:
+    """torch, imported only for pickles."""
+    try:
+        return importlib.import_module("torch")
+    except ImportError:
+        raise MissingPackageError(
+            "reading pickles needs torch: pip install torch, or convert the files to safetensors", package="torch"
+        ) from None

@@ -7,17 +7,19 @@ and quantises blocks; they are written in order.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from gguf import GGUFWriter
@@ -25,12 +27,13 @@ from gguf.constants import GGUFValueType
 from numpy.typing import NDArray
 
 from . import keys
-from .errors import CheckpointError, ConvertError, NoSpaceError, UsageError
+from .errors import CheckpointError, NoSpaceError, UsageError
 from .plan import Planned
 from .quantize import T, encode, to_f32, type_name
 
 BLOCK = 1 << 20  # elements per row block: 4 MiB as float32, about one core's L2
 
+R = TypeVar("R")
 KV = dict[str, tuple[GGUFValueType, Any]]
 Progress = Callable[[str, int, int], None]  # (tensor, bytes written, bytes in all)
 
@@ -77,12 +80,15 @@ def write_gguf(
         part.unlink(missing_ok=True)
         if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(out.parent).free
-            raise NoSpaceError(f"the disk of {out} filled up while writing; the unfinished file was removed", needed=0, available=free) from err
+            raise NoSpaceError(
+                f"the disk of {out} filled up while writing; the unfinished file was removed", needed=0, available=free
+            ) from err
         raise
     return Written(out, n_bytes, time.monotonic() - begin, removed)
 
 
 def part_path(out: Path) -> Path:
+    """Where `out` grows until it is complete."""
     return out.with_name(out.name + ".part")
 
 
@@ -121,16 +127,21 @@ def _refuse_if_in_use(part: Path) -> None:
 
 
 def _write(
-    part: Path, kv: KV, tensors: Sequence[Planned], architecture: str, pool: ThreadPoolExecutor, progress: Progress | None
+    part: Path,
+    kv: KV,
+    tensors: Sequence[Planned],
+    architecture: str,
+    pool: ThreadPoolExecutor,
+    progress: Progress | None,
 ) -> None:
     writer = GGUFWriter(None, architecture)
     writer.data_alignment = keys.ALIGNMENT
     for key, (vtype, value) in kv.items():
-        if key != keys.GENERAL_ARCHITECTURE:
-            writer.add_key_value(key, value, vtype)
+        if key != keys.GENERAL_ARCHITECTURE and value != []:  # the format has no empty arrays
+            writer.add_key_value(key, value, vtype, getattr(value, "sub_type", None))
     writer.add_key_value(keys.GENERAL_ALIGNMENT, keys.ALIGNMENT, GGUFValueType.UINT32)
     for t in tensors:
-        writer.add_tensor_info(t.name, t.shape[::-1], np.dtype(np.float32), t.n_bytes, t.qtype)  # type: ignore[arg-type]
+        writer.add_tensor_info(t.name, t.shape[::-1], np.dtype(np.float32), t.n_bytes, t.qtype)
     try:
         writer.write_header_to_file(part)
         assert writer.fout is not None
@@ -145,10 +156,8 @@ def _write(
 
 def _close(f: IO[bytes]) -> None:
     """Close without a second error: a full disk fails again when the buffer is flushed."""
-    try:
+    with contextlib.suppress(OSError):
         f.close()
-    except OSError:
-        pass
 
 
 def _write_tensors(
@@ -171,20 +180,31 @@ def _write_tensors(
 
 
 def encoded_blocks(t: Planned, pool: ThreadPoolExecutor) -> Iterator[NDArray[np.uint8]]:
-    """The tensor's row blocks in order, quantised ahead by the pool; at most a few are in memory."""
-    rows = max(BLOCK // t.shape[0], 1)
-    ahead = 2 * pool._max_workers + 1
-    pending: deque[Future[NDArray[np.uint8]]] = deque()
-    for block in t.source.blocks(rows):
-        pending.append(pool.submit(_encode, t, block))
-        if len(pending) >= ahead:
+    """The tensor's row blocks in order, read and quantised ahead by the pool."""
+    return ahead(pool, (partial(_encode, t, read) for _, read in t.source.blocks(block_rows(t.shape[0]))))
+
+
+def block_rows(n_cols: int) -> int:
+    """Rows per block for rows of `n_cols` elements."""
+    return max(BLOCK // n_cols, 1)
+
+
+def ahead(pool: ThreadPoolExecutor, tasks: Iterable[Callable[[], R]]) -> Iterator[R]:
+    """Results of `tasks` in order; a few run ahead in the pool, so memory stays bounded."""
+    window = 2 * pool._max_workers + 1
+    pending: deque[Future[R]] = deque()
+    for task in tasks:
+        pending.append(pool.submit(task))
+        if len(pending) >= window:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
 
 
-def _encode(t: Planned, block: Callable[[], NDArray[Any]]) -> NDArray[np.uint8]:
-    raw = block()
+def _encode(t: Planned, read: Callable[[], NDArray[Any]]) -> NDArray[np.uint8]:
+    raw = read()
+    if raw.dtype == np.uint8:  # rows that are in the type already
+        return raw
     if t.qtype is T.I32:
         return encode(raw, t.qtype)
     x = to_f32(raw)
@@ -211,7 +231,9 @@ def _check_f16(out: NDArray[np.uint8], t: Planned) -> None:
 
 
 def _origin(t: Planned) -> str:
-    return f"tensor {t.origin[0]}" + (f" (or one of {len(t.origin) - 1} more)" if len(t.origin) > 1 else "") if t.origin else t.name
+    if not t.origin:
+        return t.name
+    return f"tensor {t.origin[0]}" if len(t.origin) == 1 else f"one of {t.origin[0]} ... {t.origin[-1]}"
 
 
 def _padded(n: int) -> int:
@@ -228,6 +250,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-__all__ = ["ConvertError", "Progress", "Written", "default_threads", "encoded_blocks", "part_path", "write_gguf"]

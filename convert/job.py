@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .errors import MissingPackageError, UsageError
 from .export import KV, Progress, Written, write_gguf
 from .metadata import general_kv, model_kv
-from .neurons import Stats, load_stats
+from .neurons import load_stats
 from .plan import Plan, Types, build_plan
 from .predictor import Predictors, load_directory
 from .quantize import parse_type
@@ -29,6 +30,7 @@ class Job:
     types: Types
     plan: Plan
     kv: KV
+    predictors: Predictors | None = None
     notes: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Job:
@@ -83,11 +85,11 @@ def _plan_job(checkpoint: Checkpoint, types: Types, options: Options) -> Job:
     tokenizer = load_tokenizer(checkpoint.path, checkpoint.config, hp.n_vocab)
     notes += tokenizer.notes
     if plan.ignored:
-        notes.append(f"not written, recomputed at run time: {len(plan.ignored)} rotary buffers ({plan.ignored[0]}, ...)")
+        notes.append(f"not written, recomputed at run time: {len(plan.ignored)} buffers ({plan.ignored[0]}, ...)")
     kv = general_kv(checkpoint.path, types.out)
     kv |= model_kv(family, hp, plan, types, predictors, stats)
     kv |= tokenizer.kv()
-    return Job(checkpoint, family, hp, types, plan, kv, notes)
+    return Job(checkpoint, family, hp, types, plan, kv, predictors, notes)
 
 
 def _hparams(checkpoint: Checkpoint, family: Family) -> tuple[Hparams, list[str]]:
@@ -122,7 +124,7 @@ def locate(src: str | Path) -> Path:
             raise UsageError(f"{path} is a file; name the checkpoint's directory", path=str(path))
         return path
     try:
-        from huggingface_hub import snapshot_download
+        hub = importlib.import_module("huggingface_hub")
     except ImportError:
         raise MissingPackageError(
             f"{src} is no directory here. To fetch it as a hub id, pip install huggingface_hub; or download it and "
@@ -130,4 +132,4 @@ def locate(src: str | Path) -> Path:
             package="huggingface_hub",
         ) from None
     patterns = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "README.md", "LICENSE*"]
-    return Path(snapshot_download(str(src), allow_patterns=patterns))
+    return Path(hub.snapshot_download(str(src), allow_patterns=patterns))

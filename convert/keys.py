@@ -12,6 +12,7 @@ GENERAL_ALIGNMENT = "general.alignment"
 GENERAL_NAME = "general.name"
 GENERAL_FILE_TYPE = "general.file_type"
 GENERAL_QUANTIZATION_VERSION = "general.quantization_version"
+CONVERTER = "general.converter"  # version and options, for people
 
 # turbosparse.* that libllama's view copies to llama.*
 CONTEXT_LENGTH = "turbosparse.context_length"
@@ -21,8 +22,6 @@ FEED_FORWARD_LENGTH = "turbosparse.feed_forward_length"
 VOCAB_SIZE = "turbosparse.vocab_size"
 HEAD_COUNT = "turbosparse.attention.head_count"
 HEAD_COUNT_KV = "turbosparse.attention.head_count_kv"
-KEY_LENGTH = "turbosparse.attention.key_length"
-VALUE_LENGTH = "turbosparse.attention.value_length"
 RMS_EPSILON = "turbosparse.attention.layer_norm_rms_epsilon"
 ROPE_DIMENSION_COUNT = "turbosparse.rope.dimension_count"
 ROPE_FREQ_BASE = "turbosparse.rope.freq_base"
@@ -48,7 +47,6 @@ PREDICTOR_SOURCE = "turbosparse.predictor.source"
 PROFILE_CORPUS = "turbosparse.profile.corpus"
 PROFILE_SHA256 = "turbosparse.profile.sha256"
 PROFILE_TOKENS = "turbosparse.profile.tokens"
-CONVERTER = "turbosparse.converter"  # version and options, for people
 
 # tokenizer.*
 TOKENIZER_MODEL = "tokenizer.ggml.model"

@@ -64,8 +64,6 @@ def hparam_kv(hp: Hparams) -> KV:
         keys.ROPE_DIMENSION_COUNT: (V.UINT32, hp.head_dim),
         keys.ROPE_FREQ_BASE: (V.FLOAT32, hp.rope_theta),
     }
-    if hp.head_dim * hp.n_head != hp.n_embd:
-        out |= {keys.KEY_LENGTH: (V.UINT32, hp.head_dim), keys.VALUE_LENGTH: (V.UINT32, hp.head_dim)}
     if hp.rope_linear != 1.0:
         out |= {keys.ROPE_SCALING_TYPE: (V.STRING, "linear"), keys.ROPE_SCALING_FACTOR: (V.FLOAT32, hp.rope_linear)}
     if hp.n_expert:
@@ -104,6 +102,7 @@ def _general_key(field: str) -> str:
 
 
 def package_version() -> str:
+    """Version of the installed package, "0" in a bare source tree."""
     try:
         return importlib.metadata.version("turbosparse")
     except importlib.metadata.PackageNotFoundError:

@@ -86,9 +86,11 @@ def _layer(
     columns = columns.reshape(-1)
     if counts.shape != (n_column, n_ff) or columns.shape != (n_column,):
         raise CheckpointError(
-            f"{path.name}: layer {il} has counts {list(counts.shape)} and columns {list(columns.shape)}; the model needs "
-            f"[{n_column}, {n_ff}] and [{n_column}]. They were counted on another model",
-            layer=il, expected=(n_column, n_ff), found=counts.shape,
+            f"{path.name}: layer {il} has counts {list(counts.shape)} and columns {list(columns.shape)}; the model "
+            f"needs [{n_column}, {n_ff}] and [{n_column}]. They were counted on another model",
+            layer=il,
+            expected=(n_column, n_ff),
+            found=counts.shape,
         )
     if (counts < 0).any() or (counts > columns[:, None]).any():
         raise CheckpointError(f"{path.name}: layer {il} counts a neuron more often than its {columns.max()} columns")

@@ -39,10 +39,12 @@ class Planned:
 
     @property
     def n_rows(self) -> int:
+        """Rows of shape[0] elements."""
         return math.prod(self.shape[1:])
 
     @property
     def n_bytes(self) -> int:
+        """Bytes without padding."""
         return row_bytes(self.qtype, self.shape[0]) * self.n_rows
 
 
@@ -55,9 +57,11 @@ class Types:
     pure: bool = False  # the output matrix gets `out` too
 
     def output(self) -> Type:
+        """Type of output.weight: at least Q6_K, as llama-quantize does, unless pure."""
         return T.Q6_K if self.out in OUTPUT_Q6_K and not self.pure else self.out
 
     def for_predictor(self, dtype: str) -> Type:
+        """Type of a predictor trained in storage type `dtype`."""
         if self.predictor is not None:
             return self.predictor
         return EXACT[dtype] if self.out in FLOATS else T.Q8_0
@@ -78,6 +82,7 @@ class Plan:
 
     @property
     def fallbacks(self) -> list[Planned]:
+        """Tensors whose width does not fit the blocks of the type asked for."""
         return [t for t in self.tensors if t.wanted is not None]
 
 
@@ -98,14 +103,20 @@ class _Builder:
         if tensor is None:
             raise CheckpointError(f"the checkpoint has no tensor {name}", tensor=name)
         found = tensor.shape
-        if len(found) != len(shape) or any(n < 1 or (want or n) != n for n, want in zip(found, shape)):
+        same = len(found) == len(shape) and all(
+            n > 0 and want in (n, None) for n, want in zip(found, shape, strict=True)
+        )
+        if not same:
             expected = ["any" if n is None else n for n in shape]
             raise CheckpointError(
                 f"tensor {name} has shape {list(found)}, config.json implies {expected}",
-                tensor=name, expected=expected, found=list(found),
+                tensor=name,
+                expected=expected,
+                found=list(found),
             )
         if tensor.dtype not in EXACT:
-            raise CheckpointError(f"tensor {name} is {tensor.dtype}; known weight types: {', '.join(EXACT)}", tensor=name)
+            known = ", ".join(EXACT)
+            raise CheckpointError(f"tensor {name} is {tensor.dtype}; known weight types: {known}", tensor=name)
         self.used.add(name)
         return tensor
 
@@ -242,14 +253,16 @@ def _predictor(b: _Builder, il: int, order: LayerOrder | None, norm: NDArray[np.
 def in_scale(norm: NDArray[np.float32], il: int) -> NDArray[np.float32]:
     """1/w of the FFN's RMSNorm [n_embd]; UnsupportedModelError when it is not finite."""
     with np.errstate(divide="ignore", over="ignore"):
-        scale = np.float32(1) / norm
+        scale: NDArray[np.float32] = np.float32(1) / norm
     bad = np.flatnonzero(~np.isfinite(scale))
     if len(bad):
         name = hf.FFN_NORM.format(il=il)
         raise UnsupportedModelError(
-            f"layer {il}: {name}[{bad[0]}] = {norm[bad[0]]:g} has no finite inverse, so the predictor's input cannot be "
-            f"recovered from the normalised one ({len(bad)} such elements). Export without predictors: --no-predictors",
-            layer=il, tensor=name, found=float(norm[bad[0]]),
+            f"layer {il}: {name}[{bad[0]}] = {norm[bad[0]]:g} has no finite inverse, so the predictor's input cannot "
+            f"be recovered from the normalised one ({len(bad)} such elements). To export without: --no-predictors",
+            layer=il,
+            tensor=name,
+            found=float(norm[bad[0]]),
         )
     return scale
 
@@ -269,7 +282,7 @@ def _leftovers(b: _Builder) -> list[str]:
     if unknown:
         shown = ", ".join(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
         raise CheckpointError(
-            f"{len(unknown)} tensors have no place in a {b.family.name} model, and nothing is dropped silently: {shown}",
+            f"{len(unknown)} tensors have no place in a {b.family.name} model; nothing is dropped silently: {shown}",
             tensors=unknown,
         )
     return ignored
@@ -278,4 +291,4 @@ def _leftovers(b: _Builder) -> list[str]:
 def describe(t: Planned) -> str:
     """One line of the plan for people."""
     note = f"  ({type_name(t.wanted)} does not fit a width of {t.shape[0]})" if t.wanted is not None else ""
-    return f"{t.name:<40} {type_name(t.qtype):<5} {str(list(t.shape)):<24} {t.n_bytes:>14,}{note}"
+    return f"{t.name:<40} {type_name(t.qtype):<5} {list(t.shape)!s:<24} {t.n_bytes:>14,}{note}"

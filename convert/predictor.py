@@ -37,7 +37,9 @@ def load_directory(path: Path, family: Family, fds: list[int], *, allow_pickle: 
         raise UnsupportedModelError(
             f"{path.name}/config.json sets sparse_threshold {threshold}, but these predictors read the residual before "
             "RMSNorm, where a threshold other than 0 depends on the token's norm. Recalibrate them to 0",
-            key="sparse_threshold", expected=0, found=threshold,
+            key="sparse_threshold",
+            expected=0,
+            found=threshold,
         )
     tensors: dict[str, Tensor] = {}
     for file in sorted(path.iterdir()):
@@ -73,7 +75,9 @@ def _named(file: Path, tensors: list[Tensor] | list[Any], family: Family) -> dic
     if set(by_name) != set(names) or family.ffn.router:
         raise CheckpointError(
             f"{file.name} holds {', '.join(sorted(by_name))}; expected fc1.weight and fc2.weight of a dense layer",
-            path=str(file), expected=sorted(names), found=sorted(by_name),
+            path=str(file),
+            expected=sorted(names),
+            found=sorted(by_name),
         )
     il = int(match[1])
     return {names[name].format(il=il): t for name, t in by_name.items()}

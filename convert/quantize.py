@@ -49,6 +49,7 @@ def parse_type(name: str) -> Type:
 
 
 def type_name(qtype: Type) -> str:
+    """As in --outtype: "q4_0"."""
     return qtype.name.lower()
 
 
@@ -58,6 +59,7 @@ def block_size(qtype: Type) -> int:
 
 
 def row_bytes(qtype: Type, n_cols: int) -> int:
+    """Bytes of a row of `n_cols` elements, a multiple of the block size."""
     block, size = GGML_QUANT_SIZES[qtype]
     return n_cols // block * size
 
@@ -124,9 +126,7 @@ def quantize_rows(x: NDArray[np.float32], qtype: Type) -> NDArray[np.uint8]:
     n_rows, n_cols = x.shape
     x = np.ascontiguousarray(x)
     out = np.empty((n_rows, row_bytes(qtype, n_cols)), np.uint8)
-    written = _ggml().ggml_quantize_chunk(
-        int(qtype), x.ctypes.data, out.ctypes.data, 0, n_rows, n_cols, None
-    )
+    written = _ggml().ggml_quantize_chunk(int(qtype), x.ctypes.data, out.ctypes.data, 0, n_rows, n_cols, None)
     if written != out.nbytes:
         raise RuntimeError(f"ggml_quantize_chunk wrote {written} bytes of {type_name(qtype)}, expected {out.nbytes}")
     return out

@@ -1,14 +1,15 @@
 """Where the rows of an output tensor come from.
 
-A source yields thunks, each returning a block of consecutive rows [n, n_cols] in its storage type.
-Thunks are safe to run in several threads. No source holds more than TILE bytes for itself,
-whatever the size of the model.
+A source yields blocks: a number of consecutive rows, and a thunk that returns them as [n, n_cols] in
+their storage type. Thunks are safe to run in several threads. No source holds more than TILE bytes for
+itself, whatever the size of the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,14 +20,21 @@ from .checkpoint import STORAGE, Tensor
 TILE = 256 * 1024 * 1024  # bytes of `down` that are held transposed at a time
 CHUNK = 16 * 1024 * 1024  # bytes of `down` read at a time
 
-Block = Callable[[], NDArray[Any]]
+Read = Callable[[], NDArray[Any]]
+Block = tuple[int, Read]
+
+
+def spans(total: int, step: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) pairs that cover range(total)."""
+    for start in range(0, total, step):
+        yield start, min(start + step, total)
 
 
 class Source(Protocol):
     """Rows of one output tensor."""
 
     def blocks(self, n: int) -> Iterator[Block]:
-        """Thunks for all rows in order, about `n` rows each."""
+        """All rows in order, about `n` per block."""
         ...
 
 
@@ -37,8 +45,12 @@ class Array:
     rows: NDArray[Any]  # [n_rows, n_cols]
 
     def blocks(self, n: int) -> Iterator[Block]:
-        for r in range(0, len(self.rows), n):
-            yield lambda r=r: self.rows[r : r + n]  # type: ignore[misc]
+        """All rows in order, about `n` per block."""
+        for start, stop in spans(len(self.rows), n):
+            yield stop - start, partial(self._read, start, stop)
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        return self.rows[start:stop]
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,9 @@ class Rows:
     perm: NDArray[np.int32] | None = None
 
     def blocks(self, n: int) -> Iterator[Block]:
-        for r in range(0, self.tensor.shape[0], n):
-            yield lambda r=r: self._read(r, min(r + n, self.tensor.shape[0]))  # type: ignore[misc]
+        """All rows in order, about `n` per block."""
+        for start, stop in spans(self.tensor.shape[0], n):
+            yield stop - start, partial(self._read, start, stop)
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         if self.perm is None:
@@ -69,13 +82,15 @@ class RopeRows:
     head_dim: int
 
     def blocks(self, n: int) -> Iterator[Block]:
-        step = max(n // self.head_dim, 1) * self.head_dim
-        for r in range(0, self.tensor.shape[0], step):
-            yield lambda r=r: self._read(r, min(r + step, self.tensor.shape[0]))  # type: ignore[misc]
+        """All rows in order, about `n` per block."""
+        for start, stop in spans(self.tensor.shape[0], max(n // self.head_dim, 1) * self.head_dim):
+            yield stop - start, partial(self._read, start, stop)
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         rows = self.tensor.read(start, stop)
-        return rows.reshape(-1, 2, self.head_dim // 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
+        halves = rows.reshape(-1, 2, self.head_dim // 2, rows.shape[1])
+        out: NDArray[Any] = halves.swapaxes(1, 2).reshape(rows.shape)
+        return out
 
 
 @dataclass(frozen=True)
@@ -86,27 +101,24 @@ class Columns:
     perm: NDArray[np.int32] | None = None
 
     def blocks(self, n: int) -> Iterator[Block]:
+        """All rows in order, about `n` per block."""
         n_embd, n_ff = self.tensor.shape
         row_bytes = n_embd * STORAGE[self.tensor.dtype].itemsize
-        step = max(TILE // row_bytes // n, 1) * n
-        for start in range(0, n_ff, step):
-            tile = self._tile(start, min(start + step, n_ff))
-            for r in range(0, len(tile), n):
-                yield lambda tile=tile, r=r: tile[r : r + n]  # type: ignore[misc]
+        for start, stop in spans(n_ff, max(TILE // row_bytes // n, 1) * n):
+            yield from Array(self._tile(start, stop)).blocks(n)
 
     def _tile(self, start: int, stop: int) -> NDArray[Any]:
         """Neurons [start, stop) of the stored order, transposed: [stop - start, n_embd]."""
         n_embd, n_ff = self.tensor.shape
         storage = STORAGE[self.tensor.dtype]
         out = np.empty((stop - start, n_embd), storage)
-        step = max(CHUNK // (n_ff * storage.itemsize), 1)
-        for r in range(0, n_embd, step):
-            chunk = self.tensor.read(r, min(r + step, n_embd))
+        for r, end in spans(n_embd, max(CHUNK // (n_ff * storage.itemsize), 1)):
+            chunk = self.tensor.read(r, end)
             if self.perm is None:
                 chunk = chunk[:, start:stop]
             else:
                 chunk = np.take(chunk, self.perm[start:stop], axis=1, mode="clip")
-            out[:, r : r + step] = chunk.T
+            out[:, r:end] = chunk.T
         return out
 
 
@@ -117,5 +129,6 @@ class Stack:
     parts: Sequence[Source]
 
     def blocks(self, n: int) -> Iterator[Block]:
+        """All rows in order, about `n` per block."""
         for part in self.parts:
             yield from part.blocks(n)

@@ -49,6 +49,7 @@ class Tokenizer:
     notes: list[str] = field(default_factory=list)
 
     def kv(self) -> KV:
+        """The tokenizer.* keys."""
         out: KV = {
             keys.TOKENIZER_MODEL: (V.STRING, "llama"),
             keys.TOKENIZER_PRE: (V.STRING, "default"),

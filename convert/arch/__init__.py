@@ -25,13 +25,15 @@ def recognise(checkpoint: Checkpoint) -> Family:
         raise UnsupportedModelError(
             f"model type {kind!r} with ReLU is not one of the supported families: "
             "bamboo (TurboSparse-Mistral, Bamboo), turbosparsemixtral, llama with relu (ReluLLaMA, ProSparse)",
-            model_type=kind, hidden_act=act,
+            model_type=kind,
+            hidden_act=act,
         )
     raise UnsupportedModelError(
         f"model type {kind!r} has activation {act!r}, whose outputs are almost never zero: a sparse export would skip "
         "neurons that matter and be wrong. For dense use run llama.cpp's convert_hf_to_gguf.py; for sparse use the "
         "model must first be trained with dReLU (as TurboSparse was)",
-        model_type=kind, hidden_act=act,
+        model_type=kind,
+        hidden_act=act,
     )
 
 
@@ -43,9 +45,10 @@ def _check_activation(config: dict[str, object], family: Family) -> None:
             return
         raise UnsupportedModelError(
             f"config.json: FATReLU with threshold {threshold} is not relu(gate) * up; only threshold 0 can be exported",
-            key="hidden_act_param", found=threshold,
+            key="hidden_act_param",
+            found=threshold,
         )
     if act not in (None, "relu"):
         raise UnsupportedModelError(
-            f"config.json: hidden_act is {act!r}, but the family {family.name} needs 'relu'", key="hidden_act", found=act
+            f"config.json: hidden_act is {act!r}, the family {family.name} needs 'relu'", key="hidden_act", found=act
         )

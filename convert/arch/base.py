@@ -95,9 +95,19 @@ def hparams(config: dict[str, Any], *, moe: bool) -> Hparams:
     n_embd, n_head = positive(config, "hidden_size"), positive(config, "num_attention_heads")
     n_head_kv = positive(config, "num_key_value_heads", n_head)
     if n_head % n_head_kv:
-        raise CheckpointError(f"config.json: num_attention_heads {n_head} is no multiple of num_key_value_heads {n_head_kv}")
+        raise CheckpointError(
+            f"config.json: num_attention_heads {n_head} is no multiple of num_key_value_heads {n_head_kv}"
+        )
     if config.get("head_dim") is None and n_embd % n_head:
         raise CheckpointError(f"config.json: hidden_size {n_embd} is no multiple of num_attention_heads {n_head}")
+    head_dim = positive(config, "head_dim", n_embd // n_head)
+    if head_dim * n_head != n_embd or head_dim % 2:
+        raise UnsupportedModelError(
+            f"config.json: {n_head} heads of {head_dim} do not make hidden_size {n_embd}, or are odd; not supported",
+            key="head_dim",
+            expected=n_embd // n_head,
+            found=head_dim,
+        )
     n_expert = positive(config, "num_local_experts") if moe else 0
     n_expert_used = positive(config, "num_experts_per_tok") if moe else 0
     if n_expert_used > n_expert:
@@ -109,7 +119,7 @@ def hparams(config: dict[str, Any], *, moe: bool) -> Hparams:
         n_ff=positive(config, "intermediate_size"),
         n_head=n_head,
         n_head_kv=n_head_kv,
-        head_dim=positive(config, "head_dim", n_embd // n_head),
+        head_dim=head_dim,
         n_vocab=positive(config, "vocab_size"),
         n_ctx=positive(config, "max_position_embeddings"),
         rms_eps=positive_float(config, "rms_norm_eps"),
@@ -126,16 +136,20 @@ def rope(config: dict[str, Any]) -> tuple[float, float]:
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(parameters, dict):
         raise CheckpointError(f"config.json: rope_scaling is {parameters!r}, expected an object")
-    theta = positive_float({"rope_theta": config.get("rope_theta", parameters.get("rope_theta", 10000.0))}, "rope_theta")
+    theta = config.get("rope_theta", parameters.get("rope_theta", 10000.0))
+    theta = positive_float({"rope_theta": theta}, "rope_theta")
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind == "default":
         return theta, 1.0
     if kind == "linear":
         return theta, positive_float(parameters, "factor")
-    raise UnsupportedModelError(f"config.json: RoPE scaling {kind!r} is not supported; known: none, linear", key="rope_scaling")
+    raise UnsupportedModelError(
+        f"config.json: RoPE scaling {kind!r} is not supported; known: none, linear", key="rope_scaling", found=kind
+    )
 
 
 def positive(config: dict[str, Any], key: str, default: int | None = None) -> int:
+    """The integer `key` of config.json, above 0; `default` where it is absent or null."""
     value = config.get(key)
     if value is None and default is not None:
         return default
@@ -145,6 +159,7 @@ def positive(config: dict[str, Any], key: str, default: int | None = None) -> in
 
 
 def positive_float(config: dict[str, Any], key: str) -> float:
+    """The number `key` of config.json, above 0 and finite."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise CheckpointError(f"config.json: {key} is {value!r}, expected a positive number", key=key, found=value)

@@ -13,6 +13,7 @@ from .base import DENSE_FFN, Family, model_types
 
 
 def is_bamboo(config: dict[str, Any], tensors: Collection[str]) -> bool:
+    """Whether config.json says bamboo."""
     return bool(model_types(config) & {"bamboo", "bambooforcausallm"})
 
 

@@ -16,6 +16,7 @@ EXPERT = LAYER + "block_sparse_moe.experts.{e}."
 
 
 def is_turbosparse(config: dict[str, Any], tensors: Collection[str]) -> bool:
+    """Whether config.json says TurboSparse-Mixtral, or says Mixtral and the tensors prove it."""
     types = model_types(config)
     if any(name in types or name + "forcausallm" in types for name in TYPES):
         return True

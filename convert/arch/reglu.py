@@ -9,6 +9,7 @@ from .base import DENSE_FFN, Family, model_types
 
 
 def is_reglu(config: dict[str, Any], tensors: Collection[str]) -> bool:
+    """Whether config.json says ProSparse, or a Llama with ReLU."""
     types = model_types(config)
     if types & {"sparsellama", "sparsellamaforcausallm"}:
         return True
