@@ -95,7 +95,6 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     fds: list[int] = field(default_factory=list)
-    n_bytes: int = 0
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -165,7 +164,6 @@ def _open_shards(checkpoint: Checkpoint, allow_pickle: bool) -> None:
             if tensor.name in checkpoint.tensors:
                 raise CheckpointError(f"tensor {tensor.name} is in both {home[tensor.name]} and {name}")
             checkpoint.tensors[tensor.name], home[tensor.name] = tensor, name
-        checkpoint.n_bytes += (checkpoint.path / name).stat().st_size
     _check_index(index.name, weight_map, home)
 
 
@@ -208,7 +206,6 @@ def _no_safetensors(checkpoint: Checkpoint, allow_pickle: bool) -> None:
     for path in pickles:
         for tensor in open_pickle(path):
             checkpoint.tensors[tensor.name] = tensor
-        checkpoint.n_bytes += path.stat().st_size
 
 
 # --- safetensors -------------------------------------------------------------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 from .arch import Family, Hparams, hparams, recognise
 from .arch.base import TOKEN_EMBD
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import STORAGE, Checkpoint, open_checkpoint
 from .errors import MissingPackageError, UsageError
 from .export import KV, Progress, Written, write_gguf
 from .metadata import general_kv, model_kv
@@ -40,6 +41,13 @@ class Job:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.checkpoint.close()
+
+    @property
+    def n_bytes_in(self) -> int:
+        """Bytes of the tensors that will be read."""
+        tensors = {**self.checkpoint.tensors, **(self.predictors.tensors if self.predictors else {})}
+        names = {name for t in self.plan.tensors for name in t.origin}
+        return sum(math.prod(tensors[n].shape) * STORAGE[tensors[n].dtype].itemsize for n in names)
 
     def write(
         self, out: Path, *, force: bool = False, threads: int | None = None, progress: Progress | None = None

@@ -10,19 +10,19 @@ from .export import Progress
 
 
 @contextmanager
-def progress_bar(label: str, *, enabled: bool = True) -> Iterator[Progress | None]:
-    """A callback (tensor, done, total) in bytes that draws on stderr; None when nobody watches."""
-    if not enabled or not sys.stderr.isatty():
+def progress_bar(label: str, *, unit: str = "bytes") -> Iterator[Progress | None]:
+    """A callback (tensor, done, total) that draws on stderr; None when nobody watches."""
+    if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.progress import TransferSpeedColumn as SpeedColumn
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[tensor]}"),
-    )  # fmt: skip
+    counted = (DownloadColumn(), SpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn())
+    columns = (*columns, TextColumn("{task.fields[tensor]}"))
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None, tensor="")
 

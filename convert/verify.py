@@ -25,7 +25,7 @@ from .job import Job, Options, open_job
 from .metadata import hparam_kv
 from .neurons import LayerOrder, Stats
 from .plan import Planned, build_plan
-from .quantize import FLOATS, T, Type, decode, encode, to_f32
+from .quantize import FLOATS, T, Type, decode, encode, to_f32, type_name
 
 # NMSE allowed over a tensor: two to three times that of normally distributed weights.
 NMSE = {
@@ -63,13 +63,35 @@ class Report:
         """Tensors beyond their bound."""
         return [t for t in self.tensors if not t.ok]
 
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        tensors = [
+            {"name": t.name, "type": type_name(t.qtype), "nmse": t.nmse, "worst_row": t.worst_row, "bound": t.bound}
+            for t in self.tensors
+        ]
+        differ = [{"key": k, "expected": e, "found": f} for k, e, f in self.keys]
+        return {"ok": not self.failures and not differ, "tensors": tensors, "keys": differ}
+
+    def as_text(self) -> str:
+        """One line per type, and one per failure."""
+        lines = []
+        for qtype in sorted({t.qtype for t in self.tensors}):
+            same = [t for t in self.tensors if t.qtype is qtype]
+            bound = NMSE.get(qtype, 0.0)
+            rule = f"NMSE <= {bound:g}, rows <= {ROW_FACTOR * bound:g}" if bound else "bit-equal after one rounding"
+            worst, row = max(t.nmse for t in same), max(t.worst_row for t in same)
+            lines.append(f"{type_name(qtype):<5} {len(same):>5} tensors  worst {worst:.2e}, row {row:.2e}  ({rule})")
+        lines += [f"FAILED {t.name}: NMSE {t.nmse:.3g}, worst row {t.worst_row:.3g}" for t in self.failures]
+        lines += [f"FAILED key {key}: expected {want!r}, found {found!r}" for key, want, found in self.keys]
+        return "\n".join(lines)
+
     def raise_on_failure(self) -> None:
         """VerifyError naming the worst tensor or the first key."""
         if self.failures:
             worst = max(self.failures, key=lambda t: t.nmse / (t.bound or 1e-30))
             raise VerifyError(
-                f"{len(self.failures)} of {len(self.tensors)} tensors differ; the worst is {worst.name} ("
-                f"{worst.qtype.name}): NMSE {worst.nmse:.3g}, worst row {worst.worst_row:.3g}, allowed {worst.bound:.3g}",
+                f"{len(self.failures)} of {len(self.tensors)} tensors differ; the worst is {worst.name} "
+                f"({type_name(worst.qtype)}): NMSE {worst.nmse:.3g}, row {worst.worst_row:.3g}, limit {worst.bound:.3g}",
                 failures=[t.name for t in self.failures],
             )
         if self.keys:
