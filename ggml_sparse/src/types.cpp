@@ -6,17 +6,23 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 namespace ggml_sparse {
 
 static ggml_type rounding_of(ggml_type type, x_form form) {
-    return form == x_form::F32 ? GGML_TYPE_F32 : ggml_get_type_traits_cpu(type)->vec_dot_type;
+    switch (form) {
+        case x_form::F32:    return GGML_TYPE_F32;
+        case x_form::PLANAR: return GGML_TYPE_Q8_0;
+        case x_form::GGML:   break;
+    }
+    return ggml_get_type_traits_cpu(type)->vec_dot_type;
 }
 
 static const std::array<weight_type, SPARSE_TYPE_COUNT> & weight_types() {
     static const std::array<weight_type, SPARSE_TYPE_COUNT> types = { {
-#define SPARSE_TYPE(NAME, name, FORM)                                                     \
+#define SPARSE_TYPE(NAME, name, FORM, AXPY)                                               \
     { GGML_TYPE_##NAME, #name, x_form::FORM, rounding_of(GGML_TYPE_##NAME, x_form::FORM), \
       SPARSE_INDEX_##NAME, ggml_get_type_traits(GGML_TYPE_##NAME)->blck_size },
 #include "quants.def"
@@ -49,7 +55,7 @@ static size_t round_up_64(size_t n) {
 size_t x_prepared_size(const weight_type & wt, int64_t n) {
     switch (wt.form) {
         case x_form::F32:    return round_up_64(static_cast<size_t>(n) * sizeof(float));
-        case x_form::PLANAR: return round_up_64(static_cast<size_t>(n + n / 32 * 4)); // dots may read to the end
+        case x_form::PLANAR: return round_up_64(static_cast<size_t>(n + n / 32 * 8)); // dots may read to the end
         case x_form::GGML:   return round_up_64(ggml_row_size(wt.x_type, n));
     }
     return 0;
@@ -63,14 +69,17 @@ struct q8_0 {
 
 static void prepare_planar(const float * x, int64_t n, int8_t * qs) {
     float * d     = reinterpret_cast<float *>(qs + n);
+    float * sum   = d + n / 32;
     auto    round = ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float;
     for (int64_t i = 0; i < n; i += 256) {
         const int64_t n_part = std::min<int64_t>(256, n - i);
         q8_0          blocks[256 / 32];
         round(x + i, blocks, n_part);
         for (int64_t b = 0; b < n_part / 32; ++b) {
-            std::memcpy(qs + i + b * 32, blocks[b].qs, 32);
-            d[i / 32 + b] = ggml_fp16_to_fp32(blocks[b].d);
+            const int64_t at = i / 32 + b;
+            std::memcpy(qs + at * 32, blocks[b].qs, 32);
+            d[at]   = ggml_fp16_to_fp32(blocks[b].d);
+            sum[at] = d[at] * static_cast<float>(std::accumulate(blocks[b].qs, blocks[b].qs + 32, 0)); // exact
         }
     }
 }
@@ -84,19 +93,13 @@ const void * x_prepare(const weight_type & wt, const float * x, int64_t n, void 
     return dst;
 }
 
-// q8_1 and q8_K exist in ggml for activations only and have no to_float: layouts
-// {f16 d, f16 d * sum, 32 x i8} and {f32 d, 256 x i8, 16 x i16 sums}.
-static void unpack_blocks(const uint8_t * src, float * dst, int64_t n, int block, size_t size, size_t skip, bool half) {
-    for (int64_t b = 0; b < n / block; ++b, src += size, dst += block) {
-        float       d;
-        ggml_fp16_t d16;
+// q8_K exists in ggml for activations only and has no to_float: {f32 d, 256 x i8, 16 x i16 sums}.
+static void unpack_q8_k(const uint8_t * src, float * dst, int64_t n) {
+    for (int64_t b = 0; b < n / 256; ++b, src += ggml_type_size(GGML_TYPE_Q8_K)) {
+        float d;
         std::memcpy(&d, src, sizeof(d));
-        std::memcpy(&d16, src, sizeof(d16));
-        const float    scale = half ? ggml_fp16_to_fp32(d16) : d;
-        const int8_t * q     = reinterpret_cast<const int8_t *>(src + skip);
-        for (int i = 0; i < block; ++i) {
-            dst[i] = scale * static_cast<float>(q[i]);
-        }
+        const int8_t * q = reinterpret_cast<const int8_t *>(src + sizeof(d));
+        std::transform(q, q + 256, dst + b * 256, [=](int8_t v) { return d * static_cast<float>(v); });
     }
 }
 
@@ -107,10 +110,8 @@ void x_round(const weight_type & wt, const float * x, int64_t n, float * dst) {
     }
     std::vector<uint8_t> rounded(ggml_row_size(wt.x_type, n));
     ggml_get_type_traits_cpu(wt.x_type)->from_float(x, rounded.data(), n);
-    if (wt.x_type == GGML_TYPE_Q8_1) {
-        unpack_blocks(rounded.data(), dst, n, 32, 36, 4, true);
-    } else if (wt.x_type == GGML_TYPE_Q8_K) {
-        unpack_blocks(rounded.data(), dst, n, 256, 292, 4, false);
+    if (wt.x_type == GGML_TYPE_Q8_K) {
+        unpack_q8_k(rounded.data(), dst, n);
     } else {
         row_to_float(wt.x_type, rounded.data(), dst, n);
     }

@@ -25,6 +25,8 @@ const weight_type & weight_type_at(int index);
 // Null when `type` is not in quants.def.
 const weight_type * weight_type_find(int32_t type);
 
+// A planar x of n elements: n int8, then n / 32 scales d (F32), then n / 32 sums d * sum(int8).
+
 // Bytes that one x of n elements takes when prepared for a dot against `wt`, a multiple of 64.
 size_t x_prepared_size(const weight_type & wt, int64_t n);
 // Prepare x [n]. Returns where the dot reads it: `dst`, or x itself when nothing is rounded.

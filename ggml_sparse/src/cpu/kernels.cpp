@@ -65,11 +65,15 @@ template <typename row> void axpy_float(int64_t n, float h, const void * w_row, 
     }
 }
 
-// --- 32-wide blocks: x planar, [n] int8 and [n / 32] scales -------------------
+// --- 32-wide blocks: x planar (types.h) -------------------------------------------
+//
+// Value of a quant q: d * q, or d * q + m where HAS_MIN. ggml's blocks are {f16 d},
+// {f16 m} where HAS_MIN, {u32 fifth bits} in q5, then bytes or nibbles.
 
 struct q8_0_row {
-    static constexpr int BYTES = Q8_BYTES;
-    static vq   quants(const uint8_t * w) { return vq_load_q8(w); }
+    static constexpr int  BYTES   = 34;
+    static constexpr bool HAS_MIN = false;
+    static vq   quants(const uint8_t * w) { return vq_load_bytes(w + 2, BYTES); }
     static void floats(const uint8_t * w, float d, vf * v) {
         for (int k = 0; k < 32 / W; ++k) {
             v[k] = vf_mul(vf_set1(d), vf_load_i8(reinterpret_cast<const int8_t *>(w + 2) + k * W));
@@ -77,9 +81,25 @@ struct q8_0_row {
     }
 };
 struct q4_0_row {
-    static constexpr int BYTES = Q4_BYTES;
-    static vq   quants(const uint8_t * w) { return vq_load_q4(w); }
-    static void floats(const uint8_t * w, float d, vf * v) { vf_load_q4(w, d, v); }
+    static constexpr int  BYTES   = 18;
+    static constexpr bool HAS_MIN = false;
+    static vq   quants(const uint8_t * w) { return vq_sub(vq_load_nibbles(w + 2, BYTES), 8); }
+    static void floats(const uint8_t * w, float d, vf * v) { vf_load_nibbles(w + 2, d, v); }
+};
+struct q4_1_row {
+    static constexpr int  BYTES   = 20;
+    static constexpr bool HAS_MIN = true;
+    static vq quants(const uint8_t * w) { return vq_load_nibbles(w + 4, BYTES); }
+};
+struct q5_0_row {
+    static constexpr int  BYTES   = 22;
+    static constexpr bool HAS_MIN = false;
+    static vq quants(const uint8_t * w) { return vq_sub(vq_add_high_bits(vq_load_nibbles(w + 6, BYTES), w + 2, BYTES), 16); }
+};
+struct q5_1_row {
+    static constexpr int  BYTES   = 24;
+    static constexpr bool HAS_MIN = true;
+    static vq quants(const uint8_t * w) { return vq_add_high_bits(vq_load_nibbles(w + 8, BYTES), w + 4, BYTES); }
 };
 
 // n_block <= 16 blocks. s[n_block] = 0, so that a vector's surplus block counts nothing.
@@ -96,20 +116,32 @@ template <typename row> vf dot_blocks(int n_block, const uint8_t * w, const int8
     return acc;
 }
 
+// s[b] = f16 at w + b * stride, times x[b]; 0 for n_block <= b < 16.
+inline void multiply_scales(const uint8_t * w, int stride, int n_block, const float * x, float * s) {
+    load_scales(w, stride, n_block, s);
+    for (int b = 0; b < n_block; ++b) {
+        s[b] *= x[b];
+    }
+}
+
 template <typename row> float dot_quant(int64_t n, const void * w_row, const void * x_row) {
     const uint8_t * w   = static_cast<const uint8_t *>(w_row);
     const int8_t *  q   = static_cast<const int8_t *>(x_row);
     const float *   d   = reinterpret_cast<const float *>(q + n);
+    const float *   sum = d + n / 32;
     vf              acc = vf_set1(0);
-    for (int64_t i = 0; i < n; i += 512) {
+    for (int64_t i = 0; i < n; i += 512, w += 16 * row::BYTES) {
         const int n_block = n - i < 512 ? static_cast<int>(n - i) / 32 : 16;
         float     s[16 + 1];
         s[16] = 0;
-        load_scales(w + i / 32 * row::BYTES, row::BYTES, n_block, s);
-        for (int b = 0; b < n_block; ++b) {
-            s[b] *= d[i / 32 + b];
+        if (row::HAS_MIN) {
+            multiply_scales(w + 2, row::BYTES, n_block, sum + i / 32, s);
+            for (int k = 0; k < 16; k += W) {
+                acc = vf_add(acc, vf_load(s + k));
+            }
         }
-        acc = dot_blocks<row>(n_block, w + i / 32 * row::BYTES, q + i, s, acc);
+        multiply_scales(w, row::BYTES, n_block, d + i / 32, s);
+        acc = dot_blocks<row>(n_block, w, q + i, s, acc);
     }
     return vf_sum(acc);
 }
@@ -134,12 +166,14 @@ template <typename row> void axpy_quant(int64_t n, float h, const void * w_row, 
 
 // --- the table ---------------------------------------------------------------
 
-template <typename row> constexpr row_kernels float_kernels() { return { dot_float<row>, axpy_float<row> }; }
-template <typename row> constexpr row_kernels quant_kernels() { return { dot_quant<row>, axpy_quant<row> }; }
+#define DOT_F32(name)    dot_float<name##_row>
+#define DOT_PLANAR(name) dot_quant<name##_row>
+#define DOT_GGML(name)   nullptr
 
-#define KERNELS_F32(name)    float_kernels<name##_row>(),
-#define KERNELS_PLANAR(name) quant_kernels<name##_row>(),
-#define KERNELS_GGML(name)   row_kernels{ nullptr, nullptr },
+#define AXPY_OWN_F32(name)     axpy_float<name##_row>
+#define AXPY_OWN_PLANAR(name)  axpy_quant<name##_row>
+#define AXPY_HOST_PLANAR(name) nullptr
+#define AXPY_HOST_GGML(name)   nullptr
 
 } // namespace
 
@@ -149,7 +183,7 @@ template <typename row> constexpr row_kernels quant_kernels() { return { dot_qua
 const sparse_kernels KERNEL_TABLE = {
     JOIN(GGML_SPARSE_ISA_, KERNEL_ISA),
     {
-#define SPARSE_TYPE(NAME, name, FORM) KERNELS_##FORM(name)
+#define SPARSE_TYPE(NAME, name, FORM, AXPY) { DOT_##FORM(name), AXPY_##AXPY##_##FORM(name) },
 #include "../quants.def"
 #undef SPARSE_TYPE
     },

@@ -26,7 +26,7 @@ struct row_kernels {
 };
 
 enum sparse_type_index {
-#define SPARSE_TYPE(NAME, name, FORM) SPARSE_INDEX_##NAME,
+#define SPARSE_TYPE(NAME, name, FORM, AXPY) SPARSE_INDEX_##NAME,
 #include "../quants.def"
 #undef SPARSE_TYPE
     SPARSE_TYPE_COUNT

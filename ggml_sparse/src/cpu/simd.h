@@ -3,7 +3,7 @@
 // About fifteen primitives over one vector of F32; the only #if ladder on instruction sets.
 //
 // vf        W floats                    BLOCKS   32-wide int8 blocks in one vector (W * 4 bytes)
-// vq        W * 4 int8, whole blocks    q8/q4    unpacked from BLOCKS consecutive ggml blocks
+// vq        W * 4 int8, whole blocks    bytes, nibbles, high bits: of BLOCKS ggml blocks, `stride` bytes apart
 //
 // Everything is static: the same names mean different code in every object.
 
@@ -25,8 +25,6 @@
 namespace ggml_sparse {
 namespace {
 
-constexpr int Q8_BYTES = 34; // ggml q8_0: f16 d, 32 x i8
-constexpr int Q4_BYTES = 18; // ggml q4_0: f16 d, 16 bytes: low nibbles 0..15, high nibbles 16..31, minus 8
 
 // ---------------------------------------------------------------------------
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
@@ -73,18 +71,26 @@ inline vf vf_spread(const float * d) {
 }
 
 inline vq vq_load(const int8_t * p) { return _mm512_loadu_si512(p); }
-inline vq vq_load_q8(const uint8_t * w) {
-    const __m256i b0 = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(w + 2));
-    const __m256i b1 = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(w + Q8_BYTES + 2));
+inline vq vq_sub(vq a, int c) { return _mm512_sub_epi8(a, _mm512_set1_epi8(static_cast<char>(c))); }
+inline vq vq_load_bytes(const uint8_t * w, int stride) {
+    const __m256i b0 = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(w));
+    const __m256i b1 = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(w + stride));
     return _mm512_inserti64x4(_mm512_castsi256_si512(b0), b1, 1);
 }
-inline vq vq_load_q4(const uint8_t * w) {
-    const __m128i b0   = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w + 2));
-    const __m128i b1   = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w + Q4_BYTES + 2));
+// 16 bytes: low nibbles are elements 0..15, high nibbles 16..31.
+inline vq vq_load_nibbles(const uint8_t * w, int stride) {
+    const __m128i b0   = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w));
+    const __m128i b1   = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w + stride));
     const __m512i both = _mm512_castsi256_si512(_mm256_inserti128_si256(_mm256_castsi128_si256(b0), b1, 1));
     const __m512i wide = _mm512_shuffle_i64x2(both, both, 0x50); // b0 b0 b1 b1
-    const __m512i nibs = _mm512_mask_srli_epi16(wide, 0xff00ff00, wide, 4);
-    return _mm512_sub_epi8(_mm512_and_si512(nibs, _mm512_set1_epi8(15)), _mm512_set1_epi8(8));
+    return _mm512_and_si512(_mm512_mask_srli_epi16(wide, 0xff00ff00, wide, 4), _mm512_set1_epi8(15));
+}
+// Plus 16 where bit i of the u32 at w is set.
+inline vq vq_add_high_bits(vq a, const uint8_t * w, int stride) {
+    uint32_t h0, h1;
+    memcpy(&h0, w, sizeof(h0));
+    memcpy(&h1, w + stride, sizeof(h1));
+    return _mm512_mask_add_epi8(a, h0 | static_cast<uint64_t>(h1) << 32, a, _mm512_set1_epi8(16));
 }
 // Sums of four neighbours' products, as floats. VNNI wants one unsigned side: |a| * (b with a's sign).
 inline vf vq_dot(vq a, vq b) {
@@ -92,9 +98,9 @@ inline vf vq_dot(vq a, vq b) {
     return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_abs_epi8(a), sb));
 }
 
-// 32 floats of one q4_0 block: every value is one of sixteen.
-inline void vf_load_q4(const uint8_t * w, float d, vf * v) {
-    const __m128i q   = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w + 2));
+// d * (nibble - 8), 32 floats of one block: every value is one of sixteen.
+inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
+    const __m128i q   = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w));
     const __m512  lut = _mm512_mul_ps(_mm512_set1_ps(d), _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7));
     const __m512i all = _mm512_cvtepu8_epi32(q);
     v[0] = _mm512_permutexvar_ps(all, lut); // uses the low four bits of each lane
@@ -155,19 +161,29 @@ inline void load_scales(const uint8_t * w, int stride, int n, float * d) {
 inline vf vf_spread(const float * d) { return _mm256_set1_ps(d[0]); }
 
 inline vq vq_load(const int8_t * p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
-inline vq vq_load_q8(const uint8_t * w) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(w + 2)); }
-inline vq vq_load_q4(const uint8_t * w) {
-    const __m128i q    = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w + 2));
-    const __m256i nibs = _mm256_inserti128_si256(_mm256_castsi128_si256(q), _mm_srli_epi16(q, 4), 1);
-    return _mm256_sub_epi8(_mm256_and_si256(nibs, _mm256_set1_epi8(15)), _mm256_set1_epi8(8));
+inline vq vq_sub(vq a, int c) { return _mm256_sub_epi8(a, _mm256_set1_epi8(static_cast<char>(c))); }
+inline vq vq_load_bytes(const uint8_t * w, int) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(w)); }
+inline vq vq_load_nibbles(const uint8_t * w, int) {
+    const __m128i q    = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w));
+    const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(q), _mm_srli_epi16(q, 4), 1);
+    return _mm256_and_si256(both, _mm256_set1_epi8(15));
+}
+inline vq vq_add_high_bits(vq a, const uint8_t * w, int) {
+    int32_t h;
+    memcpy(&h, w, sizeof(h));
+    const __m256i byte_of = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit_of  = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+    const __m256i bytes   = _mm256_shuffle_epi8(_mm256_set1_epi32(h), byte_of);
+    const __m256i set     = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit_of), bit_of);
+    return _mm256_add_epi8(a, _mm256_and_si256(set, _mm256_set1_epi8(16)));
 }
 inline vf vq_dot(vq a, vq b) { // |a| <= 128, |b| <= 127: pairs stay below 32768
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
     return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-inline void vf_load_q4(const uint8_t * w, float d, vf * v) {
-    const vq      q  = vq_load_q4(w);
+inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
+    const vq      q  = vq_sub(vq_load_nibbles(w, 0), 8);
     const vf      s  = vf_set1(d);
     const __m128i lo = _mm256_castsi256_si128(q), hi = _mm256_extracti128_si256(q, 1);
     v[0] = _mm256_mul_ps(s, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(lo)));
@@ -240,18 +256,32 @@ inline vq vq_load(const int8_t * p) {
     memcpy(r.v, p, sizeof(r.v));
     return r;
 }
-inline vq vq_load_q8(const uint8_t * w) {
+inline vq vq_sub(vq a, int c) {
+    for (int8_t & v : a.v) {
+        v = static_cast<int8_t>(v - c);
+    }
+    return a;
+}
+inline vq vq_load_bytes(const uint8_t * w, int) {
     vq r;
-    memcpy(r.v, w + 2, sizeof(r.v));
+    memcpy(r.v, w, sizeof(r.v));
     return r;
 }
-inline vq vq_load_q4(const uint8_t * w) {
+inline vq vq_load_nibbles(const uint8_t * w, int) {
     vq r;
     for (int i = 0; i < 16; ++i) {
-        r.v[i]      = static_cast<int8_t>((w[2 + i] & 15) - 8);
-        r.v[i + 16] = static_cast<int8_t>((w[2 + i] >> 4) - 8);
+        r.v[i]      = static_cast<int8_t>(w[i] & 15);
+        r.v[i + 16] = static_cast<int8_t>(w[i] >> 4);
     }
     return r;
+}
+inline vq vq_add_high_bits(vq a, const uint8_t * w, int) {
+    uint32_t h;
+    memcpy(&h, w, sizeof(h));
+    for (int i = 0; i < 32; ++i) {
+        a.v[i] = static_cast<int8_t>(a.v[i] + (h >> i & 1) * 16);
+    }
+    return a;
 }
 inline vf vq_dot(const vq & a, const vq & b) {
     return vf_make([&](int i) {
@@ -263,8 +293,8 @@ inline vf vq_dot(const vq & a, const vq & b) {
     });
 }
 
-inline void vf_load_q4(const uint8_t * w, float d, vf * v) {
-    const vq q = vq_load_q4(w);
+inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
+    const vq q = vq_sub(vq_load_nibbles(w, 0), 8);
     for (int k = 0; k < 32 / W; ++k) {
         v[k] = vf_mul(vf_set1(d), vf_load_i8(q.v + k * W));
     }

@@ -1,0 +1,276 @@
+"""The sparse operators on numpy arrays: the very kernels that the engine runs.
+
+    >>> w = ops.quantize(weights, "q4_0")                  # float32 [n_row, n_col] -> Matrix
+    >>> out = ops.gather_dot(w, x, ids)                    # w[ids] . x
+    >>> y = ops.ffn(x, gate=g, up=u, down_t=d, mode="exact").y
+
+Activations are float32, ids int32, row-major. Results are bit-equal for every n_threads and
+for every split of the tokens into calls. The C side is the section "Operators" of
+ggml-sparse.h. Wrong shapes, types and ids raise ArgumentError, unknown types and
+instruction sets that this CPU lacks UnsupportedModelError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from . import errors
+from ._native import check, ffi, lib, new_error, read_struct, text
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Ids: TypeAlias = npt.NDArray[np.int32]
+
+Isa: TypeAlias = Literal["auto", "generic", "avx2", "avx512"]
+Mode: TypeAlias = Literal["dense", "exact", "predicted", "reference"]
+Activation: TypeAlias = Literal["drelu", "reglu", "relu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TypeInfo:
+    """One weight type of quants.def.
+
+    Attributes:
+        name: as in gguf, "q4_0".
+        id: enum ggml_type.
+        block_size: row lengths are multiples of it.
+        type_size: bytes per block.
+        x_name: type that activations are rounded to before a dot; "f32" = not at all.
+        fast: has its own SIMD form, else ggml's type traits serve it.
+    """
+
+    name: str
+    id: int
+    block_size: int
+    type_size: int
+    x_name: str
+    fast: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """Rows of one weight type: data uint8 [n_row, bytes per row], C-contiguous, each row n_col values."""
+
+    type: str
+    n_col: int
+    data: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 2 or self.data.dtype != np.uint8 or not self.data.flags.c_contiguous:
+            raise errors.ArgumentError(
+                f"data must be contiguous uint8 [n_row, bytes], not {self.data.dtype} {list(self.data.shape)}.",
+                where="data", expected="contiguous uint8 [n_row, bytes]", found=f"{self.data.dtype} {list(self.data.shape)}",
+            )
+
+    @property
+    def n_row(self) -> int:
+        return self.data.shape[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class FfnResult:
+    """What ffn returns.
+
+    Attributes:
+        y: float32 [n_tokens, n_embd].
+        mask: bool [n_tokens, n_ff], True where the neuron was selected.
+        stats: the fields of ggml_sparse_layer_stats: rows computed, bytes read, neurons active.
+    """
+
+    y: Floats
+    mask: npt.NDArray[np.bool_]
+    stats: dict[str, int]
+
+
+def types() -> list[TypeInfo]:
+    """Every weight type that this build can run, in the order of quants.def."""
+    infos = []
+    for i in range(lib.ggml_sparse_type_count()):
+        info = ffi.new("struct ggml_sparse_type_info *")
+        lib.ggml_sparse_type_get(i, info)
+        infos.append(TypeInfo(
+            text(info.name), info.type, info.block_size, info.type_size, text(info.x_name), bool(info.fast),
+        ))
+    return infos
+
+
+def isas() -> list[Isa]:
+    """Instruction sets that this CPU can run, "generic" first, the best last."""
+    names: tuple[Isa, ...] = ("generic", "avx2", "avx512")
+    return [name for name in names if lib.ggml_sparse_isa_usable(_isa(name))]
+
+
+def quantize(x: Floats, type: str) -> Matrix:
+    """Round rows x, float32 [n_row, n_col], to a weight type with ggml's own quantiser."""
+    info, rows = _type(type), _floats(x, 2, "x")
+    n_row, n_col = rows.shape
+    data = np.zeros((n_row, -(-n_col // info.block_size) * info.type_size), np.uint8)
+    _call(lib.ggml_sparse_quantize, info.id, _in(rows), n_row, n_col, _out(data))
+    return Matrix(info.name, n_col, data)
+
+
+def dequantize(w: Matrix) -> Floats:
+    """The values of a Matrix, float32 [n_row, n_col]."""
+    dst = np.empty((w.n_row, w.n_col), np.float32)
+    _call(lib.ggml_sparse_dequantize, _matrix(w, "w"), _out(dst, "float *"))
+    return dst
+
+
+def round_x(x: Floats, type: str) -> Floats:
+    """Activations x, float32 [n, n_col], as a dot against `type` sees them: rounded to its x_name and back."""
+    rows = _floats(x, 2, "x")
+    dst = np.empty_like(rows)
+    _call(lib.ggml_sparse_round_x, _type(type).id, _in(rows), *rows.shape, _out(dst, "float *"))
+    return dst
+
+
+def gather_dot(w: Matrix, x: Floats, ids: Ids, *, n_threads: int = 1, isa: Isa = "auto") -> Floats:
+    """out[t, i] = w[ids[t, i]] . x[t]: x float32 [n_tokens, n_col], ids int32 [n_tokens, n_ids] -> float32 as ids.
+
+    An id < 0 is skipped and gives 0; an id >= n_row raises ArgumentError.
+    """
+    rows, index = _floats(x, 2, "x"), _ids(ids)
+    _same("x", (index.shape[0], w.n_col), rows.shape)
+    out = np.empty(index.shape, np.float32)
+    _call(lib.ggml_sparse_op_gather_dot, _matrix(w, "w"), _in(rows), _in(index, "int32_t *"), *index.shape,
+          _out(out, "float *"), n_threads, _isa(isa))
+    return out
+
+
+def gather_axpy(w: Matrix, h: Floats, ids: Ids, *, n_threads: int = 1, isa: Isa = "auto") -> Floats:
+    """y[t] = sum_i h[t, i] w[ids[t, i]]: h float32 and ids int32 [n_tokens, n_ids] -> float32 [n_tokens, n_col].
+
+    Sums in ascending i, one FMA per element. Ids as in gather_dot.
+    """
+    scales, index = _floats(h, 2, "h"), _ids(ids)
+    _same("h", index.shape, scales.shape)
+    y = np.empty((index.shape[0], w.n_col), np.float32)
+    _call(lib.ggml_sparse_op_gather_axpy, _matrix(w, "w"), _in(scales), _in(index, "int32_t *"), *index.shape,
+          _out(y, "float *"), n_threads, _isa(isa))
+    return y
+
+
+def ffn(
+    x: Floats,
+    *,
+    up: Matrix,
+    down_t: Matrix,
+    gate: Matrix | None = None,
+    activation: Activation = "drelu",
+    mode: Mode = "exact",
+    first_branch: Literal["gate", "up"] = "gate",
+    fc1: Matrix | None = None,
+    fc2: Matrix | None = None,
+    pred_in_scale: Floats | None = None,
+    threshold: float = 0.0,
+    n_threads: int = 1,
+    isa: Isa = "auto",
+) -> FfnResult:
+    """One sparse FFN of x, float32 [n_tokens, n_embd].
+
+    drelu  y = down(relu(gate x) * relu(up x))        (arXiv 2406.05955, section 3.2)
+    reglu  y = down(relu(gate x) * (up x))
+    relu   y = down(relu(up x)), no gate
+
+    Args:
+        gate, up, down_t: [n_ff, n_embd], one row per neuron.
+        mode: "dense" computes every row, "exact" the second branch and down only where needed (same bits),
+            "predicted" only neurons with fc2 . relu(fc1 . (x * pred_in_scale)) > threshold, "reference" is
+            scalar double code that selects by the predictor when fc1 is given.
+        first_branch: which branch of drelu is evaluated first.
+        fc1, fc2: [r, n_embd] and [n_ff, r], the predictor. pred_in_scale: float32 [n_embd].
+    """
+    rows = _floats(x, 2, "x")
+    _same("x", (rows.shape[0], up.n_col), rows.shape)
+    params = ffi.new("struct ggml_sparse_ffn *", {
+        "activation": _enum("activation", activation, ("drelu", "reglu", "relu"), "GGML_SPARSE_"),
+        "mode": _enum("mode", mode, ("dense", "exact", "predicted", "reference"), "GGML_SPARSE_MODE_"),
+        "first_branch": int(first_branch == "up"),
+        "threshold": threshold,
+    })
+    for name, matrix in (("gate", gate), ("up", up), ("down_t", down_t), ("fc1", fc1), ("fc2", fc2)):
+        if matrix is not None:
+            setattr(params, name, _matrix(matrix, name)[0])
+    if pred_in_scale is not None:
+        scale = _floats(pred_in_scale, 1, "pred_in_scale")  # params do not own it: alive until return
+        _same("pred_in_scale", (up.n_col,), scale.shape)
+        params.pred_in_scale = _in(scale)
+    y, mask = np.empty_like(rows), np.empty((rows.shape[0], up.n_row), np.uint8)
+    stats = ffi.new("struct ggml_sparse_layer_stats *")
+    _call(lib.ggml_sparse_op_ffn, params, _in(rows), rows.shape[0], _out(y, "float *"), _out(mask, "uint8_t *"), stats,
+          n_threads, _isa(isa))
+    return FfnResult(y, mask.astype(bool), read_struct(stats))
+
+
+def _call(function: Any, *args: Any) -> None:
+    err = new_error()
+    check(function(*args, err), err)
+
+
+def _type(name: str) -> TypeInfo:
+    known = {info.name.lower(): info for info in types()}
+    if name.lower() not in known:
+        raise errors.UnsupportedModelError(
+            f"{name} is not a weight type of this build; use one of {', '.join(known)}.",
+            where="type", expected=", ".join(known), found=name,
+        )
+    return known[name.lower()]
+
+
+def _isa(name: str) -> int:
+    return _enum("isa", name, ("auto", "generic", "avx2", "avx512"), "GGML_SPARSE_ISA_")
+
+
+def _enum(what: str, name: str, names: tuple[str, ...], prefix: str) -> int:
+    if name not in names:
+        raise errors.ArgumentError(
+            f"{what} must be one of {', '.join(names)}, not {name!r}.", where=what, expected=", ".join(names), found=name,
+        )
+    return int(getattr(lib, prefix + name.upper()))
+
+
+def _same(what: str, expected: tuple[int, ...], found: tuple[int, ...]) -> None:
+    if expected != found:
+        raise errors.ArgumentError(
+            f"{what} must have shape {list(expected)}, not {list(found)}.",
+            where=what, expected=str(list(expected)), found=str(list(found)),
+        )
+
+
+def _floats(x: Floats, n_dim: int, what: str) -> Floats:
+    array = np.ascontiguousarray(x, np.float32)
+    if array.ndim != n_dim:
+        raise errors.ArgumentError(
+            f"{what} must have {n_dim} dimensions, not {array.ndim}.", where=what, expected=str(n_dim), found=str(array.ndim),
+        )
+    return array
+
+
+def _ids(ids: Ids) -> Ids:
+    array = np.asarray(ids)
+    limits = np.iinfo(np.int32)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        raise errors.ArgumentError(
+            f"ids must be integers [n_tokens, n_ids], not {array.dtype} with {array.ndim} dimensions.",
+            where="ids", expected="int32 [n_tokens, n_ids]", found=f"{array.dtype}, {array.ndim}-d",
+        )
+    return np.ascontiguousarray(array.clip(limits.min, limits.max), np.int32)
+
+
+def _in(array: npt.NDArray[Any], c_type: str = "float *") -> Any:
+    """A pointer that keeps `array` alive."""
+    return ffi.from_buffer(c_type, array)
+
+
+def _out(array: npt.NDArray[Any], c_type: str = "void *") -> Any:
+    return ffi.from_buffer(c_type, array, require_writable=True)
+
+
+def _matrix(w: Matrix, what: str) -> Any:
+    """struct ggml_sparse_matrix * over w, checked for its size. Points into w.data: keep w alive."""
+    info = _type(w.type)
+    _same(f"{what}.data", (w.n_row, w.n_col // info.block_size * info.type_size), w.data.shape)
+    return ffi.new("struct ggml_sparse_matrix *", (info.id, w.n_col, w.n_row, _in(w.data, "uint8_t *")))

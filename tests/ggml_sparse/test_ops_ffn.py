@@ -1,0 +1,242 @@
+"""One sparse FFN against float64, in every mode, type, instruction set and odd size."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from tests.ggml_sparse.ops_cases import (
+    ISAS,
+    SHARES,
+    TYPES,
+    WIDTHS,
+    Ffn,
+    Predictor,
+    floats,
+    max_nmse,
+    nmse,
+    typed_widths,
+)
+from turbosparse import errors, ops
+
+N_FF = (1, 15, 16, 17, 160, 320)
+N_TOKENS = (1, 2, 17)
+ACTIVATIONS: tuple[ops.Activation, ...] = get_args(ops.Activation)
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("type", "n_embd"), typed_widths())
+def test_dense_and_exact(type: str, n_embd: int, isa: ops.Isa) -> None:
+    for n_ff in N_FF:
+        for n_tokens in N_TOKENS:
+            for share in SHARES:
+                case = Ffn.random(n_embd, n_ff, n_tokens, type, share)
+                dense, exact = case.run("dense", isa=isa), case.run("exact", isa=isa)
+                assert nmse(dense.y, case.y()) <= max_nmse(type), (n_ff, n_tokens, share)
+                assert same_bits(dense.y, exact.y), (n_ff, n_tokens, share)
+                assert exact.mask.all() and dense.mask.all()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("type", list(TYPES))
+def test_reference(type: str, activation: ops.Activation) -> None:
+    """The scalar oracle of the library agrees with numpy to double precision, and so do the kernels."""
+    case = Ffn.random(256, 33, 2, type, "half")
+    reference = case.run("reference", activation=activation)
+    expected = case.y(activation)
+    assert nmse(reference.y, expected) <= 1e-14
+    for isa in ISAS:
+        assert nmse(case.run("exact", activation=activation, isa=isa).y, reference.y.astype(np.float64)) <= max_nmse(type)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation: ops.Activation, isa: ops.Isa) -> None:
+    for first in ("gate", "up"):
+        case = Ffn.random(96, 160, 3, "f32", "half")
+        options = {"activation": activation, "first_branch": first, "isa": isa}
+        dense, exact = case.run("dense", **options), case.run("exact", **options)
+        assert nmse(dense.y, case.y(activation)) <= max_nmse("f32")
+        assert same_bits(dense.y, exact.y)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_first_branch_changes_work_not_bits(isa: ops.Isa) -> None:
+    case = Ffn.random(64, 320, 2, "q8_0", "half")
+    gate, up = case.run("exact", first_branch="gate", isa=isa), case.run("exact", first_branch="up", isa=isa)
+    assert same_bits(gate.y, up.y)
+    assert gate.stats["rows_gate"] == up.stats["rows_up"] == 2 * 320
+    assert gate.stats["rows_up"] == 2 * case.gate_on.sum() and up.stats["rows_gate"] == 2 * case.up_on.sum()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("type", list(TYPES))
+def test_predicted(type: str, isa: ops.Isa) -> None:
+    n_embd, rank = (256, 256) if TYPES[type].block_size == 256 else (96, 32)
+    for n_ff in N_FF:
+        for n_tokens in N_TOKENS:
+            case = Ffn.random(n_embd, n_ff, n_tokens, type, "half")
+            predictor = Predictor.random(case.x, n_ff, rank, type)
+            run = case.run("predicted", isa=isa, **predictor.options())
+            np.testing.assert_array_equal(run.mask, predictor.mask)
+            assert nmse(run.y, case.y(mask=predictor.mask)) <= max_nmse(type)
+
+
+@pytest.mark.parametrize("rank", [32, 48, 1, 7])
+def test_predictor_of_another_type_and_rank(rank: int) -> None:
+    case = Ffn.random(320, 160, 17, "q4_0", "half", down="f16")
+    for scaled in (True, False):
+        predictor = Predictor.random(case.x, 160, rank, "f32", scaled=scaled)
+        options = predictor.options() if scaled else predictor.options() | {"pred_in_scale": None}
+        fast, reference = case.run("predicted", **options), case.run("reference", **options)
+        np.testing.assert_array_equal(fast.mask, predictor.mask)
+        np.testing.assert_array_equal(reference.mask, predictor.mask)
+        assert 0 < predictor.mask.sum() < predictor.mask.size
+        assert nmse(fast.y, reference.y.astype(np.float64)) <= max_nmse("q4_0", "f16")
+
+
+def test_threshold_is_strict() -> None:
+    """A logit equal to the threshold does not select: all zeros give logit 0."""
+    case = Ffn.random(64, 32, 2, "f32", "all")
+    zeros = {"fc1": ops.quantize(np.zeros((8, 64), np.float32), "f32"), "fc2": ops.quantize(np.ones((32, 8), np.float32), "f32")}
+    for mode in ("predicted", "reference"):
+        assert not case.run(mode, threshold=0.0, **zeros).mask.any()  # type: ignore[arg-type]
+        assert not case.run(mode, threshold=0.0, **zeros).y.any()  # type: ignore[arg-type]
+        below = float(np.nextafter(np.float32(0), np.float32(-1)))
+        assert case.run(mode, threshold=below, **zeros).mask.all()  # type: ignore[arg-type]
+
+
+def test_exact_ignores_a_predictor() -> None:
+    case = Ffn.random(64, 160, 2, "f32", "half")
+    predictor = Predictor.random(case.x, 160, 32, "f32")
+    assert same_bits(case.run("exact", **predictor.options()).y, case.run("exact").y)
+    assert case.run("exact", **predictor.options()).mask.all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("type", list(TYPES))
+def test_bits_do_not_depend_on_threads_or_batch(type: str, isa: ops.Isa) -> None:
+    n_embd = 256
+    case = Ffn.random(n_embd, 320, 40, type, "half")  # three tiles of columns
+    predictor = Predictor.random(case.x, 320, 256, type)
+    for mode in ("dense", "exact", "predicted"):
+        options = predictor.options() if mode == "predicted" else {}
+        whole = case.run(mode, isa=isa, **options)  # type: ignore[arg-type]
+        for n_threads in (2, 3, 4, 17):
+            assert same_bits(case.run(mode, isa=isa, n_threads=n_threads, **options).y, whole.y)  # type: ignore[arg-type]
+        for part in (slice(0, 1), slice(39, 40), slice(5, 7), slice(3, 20)):
+            y = case.run(mode, x=case.x[part], isa=isa, n_threads=2, **options).y  # type: ignore[arg-type]
+            assert same_bits(y, whole.y[part])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_order_of_the_sum(isa: ops.Isa) -> None:
+    """Piece (j / 16) % 16, ascending j, one FMA per element, pieces added in order from +0."""
+    rng = np.random.default_rng(9)
+    n_ff, n_embd = 1000, 64
+    h = np.maximum(floats(rng, n_ff), 0)
+    up = np.zeros((n_ff, n_embd), np.float32)
+    up[:, 0] = h
+    x = np.zeros((1, n_embd), np.float32)
+    x[0, 0] = 1
+    down = floats(rng, n_ff, n_embd)
+    pieces = np.zeros((16, n_embd), np.float32)
+    for j in range(n_ff):
+        k = j // 16 % 16
+        pieces[k] = (np.float64(h[j]) * down[j].astype(np.float64) + pieces[k]).astype(np.float32)
+    expected = np.zeros(n_embd, np.float32)
+    for piece in pieces:
+        expected += piece
+    y = ops.ffn(x, up=ops.quantize(up, "f32"), down_t=ops.quantize(down, "f32"), activation="relu", isa=isa).y[0]
+    if isa == "generic":
+        np.testing.assert_array_equal(y, expected)
+    assert (y == expected).mean() > 0.9  # a float64 FMA rounds twice, now and then to another float
+
+
+def test_counters() -> None:
+    n_embd, n_ff, n_tokens = 64, 320, 17
+    case = Ffn.random(n_embd, n_ff, n_tokens, "q4_0", "half", down="q8_0")
+    predictor = Predictor.random(case.x, n_ff, 32, "f16")
+    q4, q8 = n_embd // 32 * 18, n_embd // 32 * 34
+    every, first, both = n_ff * n_tokens, int(case.gate_on.sum()) * n_tokens, int((case.gate_on & case.up_on).sum()) * n_tokens
+
+    dense = case.run("dense", n_threads=3).stats
+    assert dense == {
+        "n_neuron": every, "n_selected": every, "n_active": both, "rows_gate": every, "rows_up": every, "rows_down": every,
+        "bytes_ffn": every * (2 * q4 + q8), "bytes_predictor": 0,
+    }
+    for mode in ("exact", "reference"):
+        stats = case.run(mode, n_threads=3).stats  # type: ignore[arg-type]
+        assert (stats["n_selected"], stats["n_active"], stats["rows_down"]) == (every, both, both)
+        if mode == "exact":
+            assert (stats["rows_gate"], stats["rows_up"]) == (every, first)
+            assert stats["bytes_ffn"] == (every + first) * q4 + both * q8
+
+    stats = case.run("predicted", n_threads=3, **predictor.options()).stats
+    active = int((predictor.mask & case.gate_on & case.up_on).sum())
+    assert stats["n_selected"] == stats["rows_gate"] == predictor.mask.sum()
+    assert stats["rows_up"] == (predictor.mask & case.gate_on).sum()
+    assert stats["n_active"] == stats["rows_down"] == active
+    assert stats["bytes_predictor"] == n_tokens * 2 * (32 * n_embd + n_ff * 32)
+
+
+@pytest.mark.parametrize("first", ["gate", "up"])
+def test_nan_and_inf_stay_visible(first: str) -> None:
+    """relu keeps NaN, in dense and exact alike; only the column that holds it is touched."""
+    for poison in (np.nan, np.inf):
+        case = Ffn.random(64, 40, 3, "f32", "half")
+        clean = case.run("exact").y
+        case.x[1, 5] = poison
+        dense, exact = case.run("dense", first_branch=first), case.run("exact", first_branch=first)
+        np.testing.assert_array_equal(dense.y, exact.y)
+        assert not np.isfinite(exact.y[1]).any()
+        assert same_bits(exact.y[[0, 2]], clean[[0, 2]])
+
+
+def test_no_tokens() -> None:
+    case = Ffn.random(64, 40, 1, "f32", "half")
+    run = case.run("exact", x=np.empty((0, 64), np.float32))
+    assert run.y.shape == (0, 64) and run.stats["n_neuron"] == 0
+
+
+@pytest.mark.parametrize("n_embd", WIDTHS)
+def test_mixed_types(n_embd: int) -> None:
+    rng = np.random.default_rng(n_embd)
+    case = Ffn.random(n_embd, 40, 3, "q4_0", "half", down="f32")
+    for up in ("bf16", "q8_0", "q5_1"):
+        case.up = ops.quantize(floats(rng, 40, n_embd), up)
+        assert nmse(case.run("exact", n_threads=2).y, case.y()) <= max_nmse("q4_0", up)
+
+
+def refused(match: str, **changes: object) -> None:
+    case = Ffn.random(64, 40, 2, "f32", "half")
+    arguments: dict[str, object] = {"x": case.x, "gate": case.gate, "up": case.up, "down_t": case.down_t} | changes
+    with pytest.raises(errors.ArgumentError, match=match) as caught:
+        ops.ffn(**arguments)  # type: ignore[arg-type]
+    assert caught.value.where and caught.value.expected and caught.value.found
+
+
+def test_refusals() -> None:
+    def f32(n_row: int, n_col: int) -> ops.Matrix:
+        return ops.quantize(np.ones((n_row, n_col), np.float32), "f32")
+
+    refused("gate", gate=None)
+    refused("gate", gate=f32(41, 64))
+    refused("gate", activation="relu")
+    refused("down_t", down_t=f32(40, 32))
+    refused("x must have shape", x=np.ones((2, 63), np.float32))
+    refused("predictor", mode="predicted")
+    refused("fc2", mode="predicted", fc1=f32(8, 64))
+    refused("fc1", mode="predicted", fc1=f32(8, 63), fc2=f32(40, 8))
+    refused("fc2", mode="predicted", fc1=f32(8, 64), fc2=f32(40, 9))
+    refused("fc2", mode="predicted", fc1=f32(8, 64), fc2=f32(39, 8))
+    refused("pred_in_scale", mode="predicted", fc1=f32(8, 64), fc2=f32(40, 8), pred_in_scale=np.ones(63, np.float32))
+    refused("mode", mode="fast")
+    refused("activation", activation="silu")
+    refused("n_threads", n_threads=0)
