@@ -206,7 +206,8 @@ void ggml_sparse_context::eval(const int32_t * tokens, int32_t n_tokens, float *
     for (int32_t i = 0; i < n_tokens; i += n_batch) {
         const int32_t n = std::min(n_batch, n_tokens - i);
         has_logits = false;
-        decode(tokens + i, n, logits != nullptr, i + n == n_tokens);
+        // libllama prunes the last layer to the columns whose logits are wanted: a profile wants all
+        decode(tokens + i, n, logits != nullptr || !session.profile_counts.empty(), i + n == n_tokens);
         if (logits) {
             copy_logits(n, logits + size_t(i)*n_vocab);
         }
