@@ -6,7 +6,7 @@ from .checkpoint import STORAGE
 from .export import BLOCK
 from .plan import Plan, Planned
 from .quantize import T, Type
-from .sources import CHUNK, TILE, Columns, Source, Stack
+from .sources import TILE, Columns, Source, Stack
 
 # Million elements per second and thread, measured on a 2.x GHz server core with AVX-512.
 RATES: dict[Type, int] = {T.F32: 600, T.F16: 250, T.BF16: 200, T.Q8_0: 180, T.Q4_K: 15, T.Q5_K: 18, T.Q6_K: 30}
@@ -24,7 +24,7 @@ def seconds(plan: Plan, threads: int, n_bytes_in: int) -> float:
 def peak_bytes(plan: Plan, threads: int) -> int:
     """Resident memory at its peak: blocks in flight, and `down` tiles (one in use, one being read)."""
     blocks = (2 * threads + 1) * BLOCK * 12
-    return PYTHON + blocks + 2 * max((_tile(t) for t in plan.tensors), default=0) + 2 * CHUNK
+    return PYTHON + blocks + 2 * max((_tile(t) for t in plan.tensors), default=0)
 
 
 def _tile(t: Planned) -> int:

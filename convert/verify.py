@@ -89,9 +89,10 @@ class Report:
         """VerifyError naming the worst tensor or the first key."""
         if self.failures:
             worst = max(self.failures, key=lambda t: t.nmse / (t.bound or 1e-30))
+            measured = f"NMSE {worst.nmse:.3g}, worst row {worst.worst_row:.3g}, allowed {worst.bound:.3g}"
             raise VerifyError(
-                f"{len(self.failures)} of {len(self.tensors)} tensors differ; the worst is {worst.name} "
-                f"({type_name(worst.qtype)}): NMSE {worst.nmse:.3g}, row {worst.worst_row:.3g}, limit {worst.bound:.3g}",
+                f"{len(self.failures)} of {len(self.tensors)} tensors differ from the source, most of all {worst.name} "
+                f"({type_name(worst.qtype)}): {measured}",
                 failures=[t.name for t in self.failures],
             )
         if self.keys:
