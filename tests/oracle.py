@@ -1,4 +1,4 @@
-"""Whole-model oracle: numpy float64, straight from a Hugging Face directory, independent of the converter and the engine.
+"""Whole-model oracle: numpy float64, straight from a Hugging Face directory; shares nothing with converter or engine.
 
 Covers TurboSparse-Mistral (`bamboo`), TurboSparse-Mixtral (and its historical spellings) and ReLU-gated llamas.
 Semantics follow the checkpoints' own modelling code as recorded in the project's facts:

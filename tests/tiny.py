@@ -134,7 +134,9 @@ def _dense_mlp(rng: np.random.Generator, shape: Shape, il: int, norm: F32) -> Te
 
 def _moe_mlp(rng: np.random.Generator, shape: Shape, il: int, norm: F32) -> Tensors:
     names = {"gate": "w1", "up": "w3", "down": "w2", "fc1": "predictor.fc1", "fc2": "predictor.fc2"}
+    u = _constant_direction(shape.n_embd)
     router = 1.5 * rng.standard_normal((shape.n_expert, shape.n_embd)) / shape.n_embd**0.5
+    router = (router - np.outer(router @ u, u) / shape.n_embd) * np.sign(norm)  # no expert is everyone's favourite
     out = {"block_sparse_moe.gate.weight": router.astype(np.float32)}
     for e in range(shape.n_expert):
         ffn = _ffn(rng, shape, shape.rank(il), norm, pre_norm=False)

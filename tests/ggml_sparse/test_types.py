@@ -1,0 +1,81 @@
+"""Whole files of every type: they load, run, keep exact == dense, and stay near the F32 file.
+
+Kernels are compared with the reference per block elsewhere (test_ops*). Here the bound on logits is what rounding the
+weights of a two-layer random model costs, measured with a factor of about two to spare; a wrong scale, a swapped
+nibble or a mixed-up row is off by the whole range.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import ggufedit
+from tests.ggml_sparse.test_logits import assert_close
+
+BOUND = {  # RMS error of the middle token's logits over their standard deviation
+    "f32": 1e-6, "f16": 1.5e-3, "bf16": 0.012, "q8_0": 0.04, "q4_0": 0.45, "q4_1": 0.42, "q5_0": 0.23, "q5_1": 0.24,
+    "q4_k": 0.3, "q5_k": 0.15, "q6_k": 0.08,
+}  # fmt: skip
+K_SHAPE = {"n_embd": 256, "n_ff": 256, "n_head": 4, "n_layer": 1, "ranks": (64,)}  # K blocks are 256 wide
+
+
+def shape_of(outtype: str) -> dict[str, Any]:
+    return K_SHAPE if outtype.endswith("_k") else {"n_ff": 320}
+
+
+def rms_error(found: Any, expected: Any) -> float:
+    """Of the middle token: a routing choice or a mask that rounding tips is a large error of few tokens."""
+    return float(np.median(np.sqrt(np.mean((found - expected) ** 2, axis=1))) / np.std(expected))
+
+
+@pytest.mark.parametrize("family", ["mistral", "mixtral"])
+@pytest.mark.parametrize("outtype", BOUND)
+def test_whole_file(cases: Any, outtype: str, family: str) -> None:
+    case = cases(family, outtype, hot=True, **shape_of(outtype))
+    tokens = case.tokens(24)
+    with case.open(n_ctx=64) as model:
+        dense = model.logits(tokens, mode="dense")
+        np.testing.assert_array_equal(model.logits(tokens, mode="exact"), dense)
+        predicted = model.logits(tokens, mode="predicted")
+        reference = model.logits(tokens, mode="reference")
+    error = rms_error(dense, case.run(tuple(tokens), "dense").logits)
+    assert error <= BOUND[outtype], f"{outtype}: {error:.3g}"
+    # the same rounded x: only q8_1's F16 block sums leave a difference
+    assert rms_error(predicted, reference) <= (0.02 if outtype in {"q4_1", "q5_1"} else 1e-3)
+
+
+@pytest.mark.parametrize("outtype", BOUND)
+def test_the_type_is_really_in_the_file(cases: Any, outtype: str) -> None:
+    import gguf
+
+    case = cases("mistral", outtype, hot=True, **shape_of(outtype))
+    kind = gguf.GGMLQuantizationType[outtype.upper()]
+    for name in ("ffn_gate", "ffn_up", "ffn_down_t"):
+        assert ggufedit.GgufEdit(case.gguf).tensor(f"blk.0.{name}.weight").type == kind
+    with case.open(n_ctx=64) as model:
+        layer = model.layers[0]
+        assert {str(t).lower() for t in (layer.type_gate, layer.type_up, layer.type_down)} == {outtype}
+
+
+@pytest.mark.parametrize("outtype", ["f16", "bf16", "q8_0", "q4_0", "q5_1"])
+@pytest.mark.parametrize("predictor_type", ["f32", "f16", "q8_0"])
+def test_predictor_type_is_separate(cases: Any, outtype: str, predictor_type: str) -> None:
+    case = cases("mistral", outtype, convert={"predictor_type": predictor_type}, ranks=(32, 64))
+    tokens = case.tokens(24)
+    with case.open(n_ctx=64) as model:
+        assert {la.type_predictor for la in model.layers} == {predictor_type}
+        found = model.logits(tokens, mode="predicted")
+    assert rms_error(found, case.run(tuple(tokens), "predicted").logits) <= BOUND[outtype] + 0.15
+
+
+def test_f16_weights_are_exactly_the_rounded_checkpoint(cases: Any) -> None:
+    """An f16 checkpoint as an f16 file loses nothing: the F32 bound holds against the oracle on it."""
+    case = cases("mistral", "f16", dtype="f16", convert={"predictor_type": "f16"})
+    tokens = case.tokens(24)
+    with case.open(n_ctx=64) as model:
+        for mode, reference in (("exact", "dense"), ("predicted", "predicted")):
+            expected = case.run(tuple(tokens), reference).logits
+            assert_close(model.logits(tokens, mode=mode), expected, tolerance=5e-3)  # attention rounds x to F16
