@@ -117,7 +117,8 @@ class Progress:
         return self._predicted.sparsity() or self._prompt.sparsity()
 
     def _meter(self) -> Meter:
-        return Meter(self._model.info.bytes_dense_token, self._model.info.branches)
+        info = self._model.info
+        return Meter(info.bytes_ffn, info.n_neuron, info.branches)
 
     def _spend(self, seconds: float, tokens: int) -> None:
         self.timings = replace(

@@ -91,6 +91,11 @@ class ModelInfo:
     ffn_bytes_read_at_load: int
 
     @property
+    def n_neuron(self) -> int:
+        """Neurons of all layers and experts."""
+        return self.n_layer * self.n_ff * max(self.n_expert, 1)
+
+    @property
     def branches(self) -> int:
         """Weight rows per neuron: gate, up and down, or up and down."""
         return 2 if self.activation == "relu" else 3

@@ -75,7 +75,7 @@ def perplexity(
     size = _window_size(model, n_ctx)
     tokens = model.tokenize(text) if isinstance(text, str) else list(text)
     windows = _windows(tokens, size, model.info.token_bos if model.info.add_bos else None)[:max_windows]
-    meter = Meter(model.info.bytes_dense_token, model.info.branches)
+    meter = Meter(model.info.bytes_ffn, model.info.n_neuron, model.info.branches)
     scores: list[npt.NDArray[np.float64]] = []
     model.stats()
     start = perf_counter()

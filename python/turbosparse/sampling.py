@@ -56,7 +56,7 @@ class SamplingParams:
         _require(self.seed is None or 0 <= self.seed < SEED_LIMIT, "seed", "0 .. 2**32 - 2", self.seed)
         _require(self.repeat_penalty > 0, "repeat_penalty", "> 0", self.repeat_penalty)
         _require(self.penalty_last_n >= -1, "penalty_last_n", ">= -1", self.penalty_last_n)
-        _require(all(self.stop), "stop", "no empty string", "an empty string")
+        _require(all(self.stop), "stop", "strings that are not empty", "an empty one")
 
     @classmethod
     def for_model(cls, model: Model, **overrides: Any) -> SamplingParams:

@@ -151,16 +151,18 @@ class Meter:
     """Adds up the counters of evaluations into one Sparsity.
 
     Args:
-        bytes_dense_token: derived; what a dense graph reads for one token.
+        bytes_ffn: of gate, up and down of all layers and experts.
+        n_neuron: of all layers and experts.
         branches: rows per neuron, 3 with a gate and 2 without.
     """
 
-    def __init__(self, bytes_dense_token: int, branches: int) -> None:
-        self._bytes_dense_token = bytes_dense_token
+    def __init__(self, bytes_ffn: int, n_neuron: int, branches: int) -> None:
+        self._bytes_ffn = bytes_ffn
+        self._n_neuron = n_neuron
         self._branches = branches
         self._mode = ""
         self._sums = dict.fromkeys((field.name for field in fields(LayerStats)), 0)
-        self._tokens = self._bytes_rest = self._bytes_dense = self._ns_select = 0
+        self._tokens = self._bytes_rest = self._ns_select = 0
         self._layers: list[tuple[int, int]] = []
 
     def add(self, batches: Sequence[BatchStats], layers: Sequence[LayerStats]) -> None:
@@ -176,11 +178,9 @@ class Meter:
     def _add_batch(self, batch: BatchStats) -> None:
         for name in self._sums:
             self._sums[name] += getattr(batch.total, name)
-        ffn_dense = max(0, self._bytes_dense_token - batch.bytes_rest)
         self._mode = batch.mode
         self._tokens += batch.n_tokens
         self._bytes_rest += batch.bytes_rest
-        self._bytes_dense += batch.bytes_rest + batch.n_tokens * ffn_dense
         self._ns_select += batch.ns_select
 
     def sparsity(self) -> Sparsity | None:
@@ -196,7 +196,7 @@ class Meter:
             rows=total.rows,
             rows_dense=total.n_neuron * self._branches,
             bytes_read=total.bytes_ffn + total.bytes_predictor + self._bytes_rest,
-            bytes_dense=self._bytes_dense,
+            bytes_dense=total.n_neuron * self._bytes_ffn // self._n_neuron + self._bytes_rest,
             predictor_ms=self._ns_select / 1e6,
             layers=tuple(_share(n_active, n_neuron) for n_active, n_neuron in self._layers),
         )
