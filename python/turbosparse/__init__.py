@@ -1,13 +1,13 @@
 """TurboSparse: activation-sparse language models inside stock llama.cpp.
 
-    from turbosparse import Model, SamplingParams
-    from turbosparse.generate import generate, stream
+    from turbosparse import Model, stream
 
     with Model("m.gguf", mode="predicted") as model:
         for chunk in stream(model, "Once upon a time", max_tokens=64):
             print(chunk.text, end="", flush=True)
 
-Importing the package loads no library; the first use of Model does.
+See turbosparse.generate for whole results. Importing the package loads no library; the first
+use of Model does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .generate import Chunk, Result
+    from .generate import Chunk, Generation, Result, stream
     from .model import Model
     from .sampling import SamplingParams
 
@@ -42,6 +42,7 @@ __all__ = [
     "Chunk",
     "ContextOverflowError",
     "FileError",
+    "Generation",
     "GrammarError",
     "HostError",
     "Model",
@@ -51,9 +52,17 @@ __all__ = [
     "SamplingParams",
     "TurboSparseError",
     "UnsupportedModelError",
+    "stream",
 ]
 
-_LAZY = {"Chunk": "generate", "Result": "generate", "Model": "model", "SamplingParams": "sampling"}
+_LAZY = {
+    "Chunk": "generate",
+    "Generation": "generate",
+    "Result": "generate",
+    "stream": "generate",
+    "Model": "model",
+    "SamplingParams": "sampling",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from .chat_template import prompt_for_model
 from .errors import ArgumentError, CancelledError
 from .model import Model
 from .sampling import Sampler, SamplingParams
@@ -14,7 +15,7 @@ from .stats import Meter, Sparsity, Timings
 from .text import TextAssembler
 
 FinishReason = Literal["stop", "length", "cancelled"]
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,14 @@ class Progress:
 
 
 def encode(model: Model, prompt: Prompt) -> list[int]:
-    """Token ids of `prompt`, control tokens in its text included; an empty one is BOS alone."""
-    if not isinstance(prompt, str):
-        return list(prompt)
-    tokens = model.tokenize(prompt, add_special=True, parse_special=True)
+    """Token ids of `prompt`, control tokens in its text included; an empty one is BOS alone.
+
+    Messages (dicts with "role" and "content") go through the model's chat template.
+    """
+    if not isinstance(prompt, str) and not any(isinstance(item, Mapping) for item in prompt):
+        return list(cast("Sequence[int]", prompt))
+    text = prompt if isinstance(prompt, str) else prompt_for_model(model, cast("Sequence[Mapping[str, Any]]", prompt))
+    tokens = model.tokenize(text, add_special=True, parse_special=True)
     if tokens:
         return tokens
     if model.info.token_bos < 0:
@@ -228,7 +233,7 @@ def stream(
     chunk. KeyboardInterrupt passes through. The model is usable afterwards in every case.
 
     Args:
-        prompt: text (control tokens are read as such) or token ids.
+        prompt: text (control tokens are read as such), token ids, or chat messages.
         params: None = what the file recommends, then the defaults of SamplingParams.
         reuse: keep the beginning that the prompt shares with the sequence so far. Saves time in
             a chat; the tokens may then differ by rounding from those of a fresh sequence.

@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 import pytest
-from turbosparse import ArgumentError, Model, ModelFormatError
+from turbosparse import ArgumentError, Model, ModelFormatError, stream
 from turbosparse.chat_template import CHATML, for_model, prompt_for_model, render
+from turbosparse.generate import encode
 
 HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
 EXPECTED = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
@@ -93,9 +94,15 @@ def test_the_file_s_template_comes_first(cases: Any) -> None:
         assert prompt_for_model(model, HELLO) == EXPECTED
 
 
-def test_chatml_is_read_as_control_tokens(model: Model) -> None:
-    from turbosparse.generate import encode
+def test_messages_are_a_prompt(model: Model) -> None:
+    assert encode(model, HELLO) == encode(model, EXPECTED)
+    assert [c.finish_reason for c in stream(model, HELLO, max_tokens=1, temperature=0, ignore_eos=True)] == [
+        None,
+        "length",
+    ]
 
+
+def test_chatml_is_read_as_control_tokens(model: Model) -> None:
     tokens = encode(model, prompt_for_model(model, HELLO))
     assert tokens.count(model.info.token_bos) == 1
     assert tokens.count(model.info.token_eot) == 2

@@ -67,7 +67,7 @@ def test_the_right_version_passes(tmp_path: Path) -> None:
 
 def test_a_missing_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(HostError, match="llama-cpp-python is not installed.*pip install"):
+    with pytest.raises(HostError, match=r"llama-cpp-python is not installed.*pip install"):
         host.find_directory()
 
 
@@ -107,7 +107,7 @@ class OtherBuild:
 
 def test_a_build_for_another_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "cpu_flags", lambda text: {"pni", "ssse3"})
-    with pytest.raises(HostError, match="avx512f.*illegal instruction.*pip install") as caught:
+    with pytest.raises(HostError, match=r"avx512f.*illegal instruction.*pip install") as caught:
         host.check_cpu(OtherBuild(), Path("lib/libggml-cpu.so.0"))  # type: ignore[arg-type]
     assert caught.value.where == "lib/libggml-cpu.so.0"
 

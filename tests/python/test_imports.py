@@ -20,10 +20,10 @@ LEVELS = {
     "ops": 2,
     "model": 3,
     "chat_template": 4,
-    "generate": 4,
     "perplexity": 4,
     "profile": 4,
-    "cli": 5,
+    "generate": 5,
+    "cli": 6,
 }
 
 

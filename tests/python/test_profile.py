@@ -92,5 +92,5 @@ def test_windows_begin_with_bos() -> None:
 def test_nothing_to_read(model: Model, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="empty"):
         profile_text(model, "")
-    with pytest.raises(FileError, match="none.txt"):
+    with pytest.raises(FileError, match=r"none\.txt"):
         profile_file(model.path, tmp_path / "none.txt", tmp_path / "s.safetensors")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,7 +62,7 @@ stops = st.text(alphabet="ab\n\u00e9", min_size=1, max_size=4)
 def test_any_split_gives_the_text_before_the_stop_string(text: str, stop: str, cuts: list[int]) -> None:
     data = text.encode()
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [data[a:b] for a, b in pairwise(edges)]
     assert "".join(assemble(pieces, stop)) == text.partition(stop)[0]
 
 

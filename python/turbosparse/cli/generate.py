@@ -12,8 +12,7 @@ from . import options
 from .options import show_bytes
 
 if TYPE_CHECKING:
-    from ..generate import Generation, Result
-    from ..model import Model
+    from ..generate import Generation, Prompt, Result
 
 DEFAULT_TOKENS = 256
 
@@ -98,7 +97,7 @@ def command(
     with Model(
         file, mode=mode, n_ctx=n_ctx, n_threads=threads, kv_type=kv_type, flash_attn=flash_attn, ignore_swa=ignore_swa
     ) as model:
-        generation = Generation(model, _prompt(model, text, chat or system is not None, system), **given)
+        generation = Generation(model, _prompt(text, chat, system), **given)
         if as_json:
             print(json.dumps(generation.result().as_dict(), ensure_ascii=False))
         else:
@@ -125,13 +124,11 @@ def _text_or_file(value: str) -> str:
     return options.read_text(value[1:]) if value.startswith("@") else value
 
 
-def _prompt(model: Model, text: str, chat: bool, system: str | None) -> str:
-    if not chat:
+def _prompt(text: str, chat: bool, system: str | None) -> Prompt:
+    if not chat and system is None:
         return text
-    from ..chat_template import prompt_for_model
-
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return prompt_for_model(model, [*messages, {"role": "user", "content": text}])
+    return [*messages, {"role": "user", "content": text}]
 
 
 def _print_text(generation: Generation) -> None:
