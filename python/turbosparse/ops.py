@@ -60,14 +60,16 @@ class Matrix:
 
     def __post_init__(self) -> None:
         if self.data.ndim != 2 or self.data.dtype != np.uint8 or not self.data.flags.c_contiguous:
+            found = f"{self.data.dtype} {list(self.data.shape)}"
             raise errors.ArgumentError(
-                f"data must be contiguous uint8 [n_row, bytes], not {self.data.dtype} {list(self.data.shape)}.",
-                where="data", expected="contiguous uint8 [n_row, bytes]", found=f"{self.data.dtype} {list(self.data.shape)}",
+                f"data must be contiguous uint8 [n_row, bytes], not {found}.",
+                where="data", expected="contiguous uint8 [n_row, bytes]", found=found,
             )
 
     @property
     def n_row(self) -> int:
-        return self.data.shape[0]
+        """Number of rows."""
+        return int(self.data.shape[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +229,8 @@ def _isa(name: str) -> int:
 def _enum(what: str, name: str, names: tuple[str, ...], prefix: str) -> int:
     if name not in names:
         raise errors.ArgumentError(
-            f"{what} must be one of {', '.join(names)}, not {name!r}.", where=what, expected=", ".join(names), found=name,
+            f"{what} must be one of {', '.join(names)}, not {name!r}.",
+            where=what, expected=", ".join(names), found=name,
         )
     return int(getattr(lib, prefix + name.upper()))
 
@@ -244,7 +247,8 @@ def _floats(x: Floats, n_dim: int, what: str) -> Floats:
     array = np.ascontiguousarray(x, np.float32)
     if array.ndim != n_dim:
         raise errors.ArgumentError(
-            f"{what} must have {n_dim} dimensions, not {array.ndim}.", where=what, expected=str(n_dim), found=str(array.ndim),
+            f"{what} must have {n_dim} dimensions, not {array.ndim}.",
+            where=what, expected=str(n_dim), found=str(array.ndim),
         )
     return array
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
+from turbosparse import errors, ops
 
 from tests.ggml_sparse.ops_cases import ISAS, TYPES, dots, floats, max_nmse, nmse, typed_widths, values
-from turbosparse import errors, ops
 
 
 def test_types_are_the_documented_list() -> None:
@@ -115,7 +115,8 @@ def test_extremes_of_eight_bits() -> None:
     """-128 in a q8_0 file, and full-scale products, must not saturate."""
     quants = np.full((1, 320), -128, np.int8)
     quants[0, ::3] = 127
-    blocks = np.concatenate([np.full((10, 1), 1.0, np.float16).view(np.int8).reshape(10, 2), quants.reshape(10, 32)], axis=1)
+    scales = np.full((10, 1), 1.0, np.float16).view(np.int8)
+    blocks = np.concatenate([scales, quants.reshape(10, 32)], axis=1)
     w = ops.Matrix("q8_0", 320, np.ascontiguousarray(blocks.reshape(1, -1)).view(np.uint8))
     x = np.where(np.arange(320) % 2, 1.0, -1.0).astype(np.float32)[None]
     for isa in ISAS:
@@ -135,7 +136,8 @@ def test_ids_out_of_range_are_refused() -> None:
     for bad in (4, 2**31 - 1, 2**40):
         with pytest.raises(errors.ArgumentError) as caught:
             ops.gather_dot(w, x, np.array([[0, bad]]))
-        assert caught.value.where == "ids[1]" and "n_row = 4" in caught.value.expected
+        assert caught.value.where == "ids[1]"
+        assert "n_row = 4" in caught.value.expected
         with pytest.raises(errors.ArgumentError):
             ops.gather_axpy(w, np.ones((1, 2), np.float32), np.array([[0, bad]]))
 
@@ -161,7 +163,8 @@ def test_wrong_shapes_are_refused() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    w, x, ids = ops.quantize(np.ones((4, 32), np.float32), "f32"), np.ones((1, 32), np.float32), np.zeros((1, 1), np.int32)
+    w, ids = ops.quantize(np.ones((4, 32), np.float32), "f32"), np.zeros((1, 1), np.int32)
+    x = np.ones((1, 32), np.float32)
     with pytest.raises(errors.UnsupportedModelError, match="iq2_xxs"):
         ops.quantize(x, "iq2_xxs")
     with pytest.raises(errors.ArgumentError, match="isa"):
