@@ -31,7 +31,7 @@ def model_kv(
         keys.FFN_ACTIVATION: (V.STRING, family.activation),
         keys.FFN_NEURON_ORDER: (V.STRING, "hot_first" if stats else "original"),
         keys.FFN_LAYOUT: (V.STRING, "planar"),
-        keys.FFN_FIRST_BRANCH: (V.ARRAY, [s.first_branch for s in stats.layers] if stats else [0] * hp.n_layer),
+        keys.FFN_FIRST_BRANCH: (V.ARRAY, first_branches(family, hp, stats)),
         keys.CONVERTER: (V.STRING, f"turbosparse {package_version()}, outtype {type_name(types.out)}"),
     }
     has_predictor = any(plan.ranks)
@@ -48,6 +48,13 @@ def model_kv(
         out[keys.PROFILE_SHA256] = (V.STRING, stats.sha256)
         out[keys.PROFILE_TOKENS] = (V.UINT64, stats.tokens)
     return out
+
+
+def first_branches(family: Family, hp: Hparams, stats: Stats | None) -> list[int]:
+    """Per layer the branch that exact mode evaluates first; only dReLU is symmetric and has a choice."""
+    if stats is None or family.activation != "drelu":
+        return [0] * hp.n_layer
+    return [layer.first_branch for layer in stats.layers]
 
 
 def hparam_kv(hp: Hparams) -> KV:

@@ -109,9 +109,8 @@ class Columns:
 
     def _tile(self, start: int, stop: int) -> NDArray[Any]:
         """Neurons [start, stop) of the stored order, transposed: [stop - start, n_embd]."""
-        n_embd, n_ff = self.tensor.shape
-        storage = STORAGE[self.tensor.dtype]
-        out = np.empty((stop - start, n_embd), storage)
+        n_embd = self.tensor.shape[0]
+        out = np.empty((stop - start, n_embd), STORAGE[self.tensor.dtype])
         for r, end in spans(n_embd, CHUNK):
             chunk = self.tensor.read(r, end)
             if self.perm is None:

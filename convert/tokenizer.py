@@ -82,7 +82,18 @@ def load_tokenizer(path: Path, config: dict[str, Any], n_vocab: int) -> Tokenize
     tok.add_eos = settings.get("add_eos_token", False) is True
     tok.add_space_prefix = settings.get("add_prefix_space", tok.add_space_prefix) is not False
     _chat(tok, path, settings)
+    _check_distinct(tok)
     return tok
+
+
+def _check_distinct(tok: Tokenizer) -> None:
+    """llama.cpp maps text to one id: a token that occurs twice, or is empty, cannot be loaded."""
+    seen: dict[bytes, int] = {}
+    for i, text in enumerate(tok.tokens):
+        if not text or text in seen:
+            what = f"tokens {seen[text]} and {i} are both {text.decode()!r}" if text else f"token {i} is empty"
+            raise CheckpointError(f"tokenizer: {what}", found=i)
+        seen[text] = i
 
 
 def _sentencepiece(path: Path, n_vocab: int) -> Tokenizer:
