@@ -13,7 +13,6 @@ use of Model does.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
@@ -70,8 +69,14 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     if name == "__version__":
-        try:
-            return version("turbosparse")
-        except PackageNotFoundError:
-            return "0.0.0+checkout"
+        return _version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("turbosparse")
+    except PackageNotFoundError:
+        return "0.0.0+checkout"

@@ -239,8 +239,8 @@ class Model:
         self.info = _info(self._model_handle)
         self.layers = _layers(self._model_handle, self.info.n_layer)
         params.n_ctx = self._default_ctx(ignore_swa) if n_ctx is None else n_ctx
-        self._context_handle = self._create_context(params)
-        self.canceller = Canceller(lambda: lib.ggml_sparse_context_cancel(self._context_handle))
+        self._context_handle = context = self._create_context(params)
+        self.canceller = Canceller(lambda: lib.ggml_sparse_context_cancel(context))  # not self: no cycle
 
     def _default_ctx(self, ignore_swa: bool) -> int:
         limits = [DEFAULT_CTX, self.info.n_ctx_train, 0 if ignore_swa else self.info.sliding_window]

@@ -25,5 +25,5 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model(mistral: Case) -> Iterator[Model]:
     """A tiny random model: two layers, 384 tokens, a context of 256."""
-    with mistral.open(n_ctx=256) as opened:
+    with mistral.open(n_ctx=256, n_threads=1) as opened:
         yield opened

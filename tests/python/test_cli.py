@@ -18,6 +18,9 @@ from turbosparse.cli import main as cli
 
 from tests.python.sources import HELDOUT, python
 
+# Bit-equal runs. One thread: libgomp's threads spin, which is slow when others use the machine.
+EXACTLY = ("--kv-type", "f32", "--flash-attn", "off", "-t", "1")
+
 
 def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """`turbosparse ...` in a fresh process."""
@@ -28,7 +31,7 @@ def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]
 
 
 def generate(file: Path, *arguments: object, **options: Any) -> dict[str, Any]:
-    done = run("generate", file, "--json", "--kv-type", "f32", "--flash-attn", "off", *arguments, **options)
+    done = run("generate", file, "--json", *EXACTLY, *arguments, **options)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -184,7 +187,7 @@ def test_exact_equals_dense(micro: Path) -> None:
 
 
 def test_text_and_json_are_the_same(micro: Path) -> None:
-    arguments = ["-p", "The ", "-n", 24, "--temp", 0, "--kv-type", "f32", "--flash-attn", "off"]
+    arguments = ["-p", "The ", "-n", 24, "--temp", 0, *EXACTLY]
     done = run("generate", micro, *arguments)
     assert done.returncode == 0, done.stderr
     result = generate(micro, *arguments)
@@ -254,7 +257,7 @@ def test_ctrl_c_ends_with_130(cases: Any) -> None:
 
 def test_a_closed_pipe_is_no_crash(micro: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "turbosparse.cli", "generate", str(micro), "-n", "200", "--ignore-eos"],
+        [sys.executable, "-m", "turbosparse.cli", "generate", str(micro), "-n", "200", "--ignore-eos", "-t", "1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -269,7 +272,7 @@ def test_a_closed_pipe_is_no_crash(micro: Path) -> None:
 
 
 def test_perplexity(micro: Path) -> None:
-    arguments = ["perplexity", micro, "--text", HELDOUT, "-c", 64, "--windows", 3, "--kv-type", "f32"]
+    arguments = ["perplexity", micro, "--text", HELDOUT, "-c", 64, "--windows", 3, *EXACTLY]
     done = run(*arguments, "--json", "--mode", "exact")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -305,8 +305,8 @@ import signal, sys, threading, time, os
 from turbosparse import Model
 from turbosparse.generate import generate
 with Model(sys.argv[1], n_ctx=8192, mode="reference", n_threads=1) as model:
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     start = time.perf_counter()
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         generate(model, [3 + i % 300 for i in range(8000)], temperature=0)
     except KeyboardInterrupt:

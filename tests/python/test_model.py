@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from turbosparse import (
     Model,
     ModelFormatError,
     UnsupportedModelError,
+    stream,
 )
 
 from tests.conftest import Case
@@ -254,6 +256,23 @@ def test_a_closed_model_says_so(mistral: Case) -> None:
     for use in (lambda: model.eval([1]), lambda: model.n_past, lambda: model.tokenize("a"), model.stats):
         with pytest.raises(ArgumentError, match="closed"):
             use()
+
+
+def test_the_last_reference_frees_it(mistral: Case) -> None:
+    """Without waiting for the cycle collector: models are large."""
+    model = Model(mistral.gguf, n_ctx=16)
+    model.eval([1, 2])
+    alive = weakref.ref(model)
+    del model
+    assert alive() is None
+
+
+def test_a_stream_may_outlive_its_model(mistral: Case) -> None:
+    with mistral.open(n_ctx=32) as model:
+        chunks = stream(model, PROMPT, temperature=0, grammar='root ::= "a"*')
+        next(chunks)
+    with pytest.raises(ArgumentError, match="closed"):
+        next(chunks)
 
 
 def test_two_models_at_once(mistral: Case, mixtral: Case) -> None:

@@ -84,7 +84,7 @@ def test_exact_is_dense(mistral: Case) -> None:
 
 def test_the_bundled_model_has_learnt_something(micro: Path) -> None:
     """Its vocabulary has 1600 tokens, and the held-out text is of the kind that it was trained on."""
-    with Model(micro, n_ctx=256) as model:
+    with Model(micro, n_ctx=256, n_threads=1) as model:
         text = HELDOUT.read_text(encoding="utf-8")[:20_000]
         found = perplexity(model, text, n_ctx=256, max_windows=8)
     assert 1 < found.ppl < 400

@@ -1,8 +1,6 @@
 """The command line: `turbosparse COMMAND ...`.
 
 Only the module of the subcommand that is asked for is imported, so `turbosparse -h` is fast.
-Exit codes: 0 done, 1 unforeseen, 2 usage, 3 unsupported model, 4 bad input, 5 memory or disk
-space, 6 verification failed, 7 host library, 8 libllama or ggml failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,6 +25,10 @@ COMMANDS = {
     "synth": "Write a synthetic checkpoint with planted sparsity.",
 }
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 unforeseen, 2 usage, 3 unsupported model, 4 bad input, 5 memory or disk space, "
+    "6 verification failed, 7 host library, 8 libllama or ggml failed, 130 interrupted."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +67,7 @@ def _app(arguments: Sequence[str]) -> typer.Typer:
     """The application, with the real function for the subcommand asked for and bare names for the rest."""
     app = typer.Typer(
         help="Activation-sparse language models inside stock llama.cpp.",
+        epilog=EXIT_CODES,
         context_settings=CONTEXT,
         rich_markup_mode=None,
         add_completion=False,
