@@ -155,6 +155,9 @@ class _Checker:
             self.attention(hp, il)
             self.ffn(c, il)
             self.maps(c, il)
+        end = max(-(-(i.offset + i.n_bytes) // keys.ALIGNMENT) * keys.ALIGNMENT for i in self.file.tensors.values())
+        if self.file.size < end:
+            raise self.bad(f"has {self.file.size} bytes, its last page ends at {end}. It is truncated", expected=end)
         surplus = sorted(set(self.file.tensors) - self.used)
         if surplus:
             raise self.bad(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,10 @@ class GGUFFile:
         except OSError as err:
             raise GGUFError(f"{path} cannot be opened: {err.strerror}", path=str(path)) from err
         try:
-            self.size = os.fstat(self.fd).st_size
+            status = os.fstat(self.fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise GGUFError(f"{path} is not a regular file", path=str(path))
+            self.size = status.st_size
             parser = _Parser(path, self.fd, self.size)
             self.values, self.tensors, self.alignment = parser.parse()
         except BaseException:
