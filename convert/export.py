@@ -31,6 +31,7 @@ from .errors import CheckpointError, NoSpaceError, UsageError
 from .plan import Planned
 from .quantize import T, encode, to_f32, type_name
 
+MAX_THREADS = 16
 BLOCK = 1 << 20  # elements per row block: 4 MiB as float32, about one core's L2
 
 R = TypeVar("R")
@@ -93,8 +94,9 @@ def part_path(out: Path) -> Path:
 
 
 def default_threads() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use; no more than 16, which fill any disk and keep memory bounded."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_THREADS)
 
 
 def prepare_output(out: Path, needed: int, *, force: bool) -> bool:
