@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from .errors import ArgumentError
+from .errors import ArgumentError, ModelFormatError
 
 if TYPE_CHECKING:
     from .model import Model
@@ -54,6 +55,8 @@ class SamplingParams:
         object.__setattr__(self, "stop", tuple(self.stop))
         _require(self.max_tokens is None or self.max_tokens >= 0, "max_tokens", ">= 0 or None", self.max_tokens)
         _require(self.seed is None or 0 <= self.seed < SEED_LIMIT, "seed", "0 .. 2**32 - 2", self.seed)
+        for name in ("temperature", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty"):
+            _require(isfinite(getattr(self, name)), name, "finite", getattr(self, name))
         _require(self.repeat_penalty > 0, "repeat_penalty", "> 0", self.repeat_penalty)
         _require(self.penalty_last_n >= -1, "penalty_last_n", ">= -1", self.penalty_last_n)
         _require(all(self.stop), "stop", "strings that are not empty", "an empty one")
@@ -85,8 +88,23 @@ _KEYS: dict[str, tuple[str, type]] = {
 
 
 def _recommended(model: Model) -> dict[str, Any]:
-    found = ((name, kind, model.meta(f"general.sampling.{key}")) for key, (name, kind) in _KEYS.items())
-    return {name: kind(float(value)) for name, kind, value in found if value is not None}
+    found = {key: model.meta(f"general.sampling.{key}") for key in _KEYS}
+    return {_KEYS[key][0]: _number(key, value) for key, value in found.items() if value is not None}
+
+
+def _number(key: str, value: str) -> float | int:
+    kind = _KEYS[key][1]
+    try:
+        number: float | int = kind(float(value))
+    except (ValueError, OverflowError):
+        key = f"general.sampling.{key}"
+        raise ModelFormatError(
+            f"the file's {key} is {value!r}, no number; give the parameter yourself or mend the file",
+            where=key,
+            expected="a number",
+            found=value,
+        ) from None
+    return number
 
 
 class Sampler:

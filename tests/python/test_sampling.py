@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from turbosparse import ArgumentError, SamplingParams
+from turbosparse import ArgumentError, ModelFormatError, SamplingParams
 
 
 class FileWith:
@@ -27,6 +27,8 @@ class FileWith:
         {"seed": 2**32 - 1},
         {"repeat_penalty": 0.0},
         {"penalty_last_n": -2},
+        {"temperature": float("nan")},
+        {"top_p": float("inf")},
         {"stop": ("a", "")},
     ],
 )
@@ -57,6 +59,14 @@ def test_the_file_recommends_and_the_caller_decides() -> None:
     params = SamplingParams.for_model(model, top_k=9)
     assert (params.temperature, params.top_k, params.repeat_penalty) == (0.5, 9, 1.25)
     assert params.top_p == SamplingParams().top_p
+
+
+@pytest.mark.parametrize("value", ["warm", "", "inf"])
+def test_a_file_that_recommends_no_number(value: str) -> None:
+    model: Any = FileWith(top_k=value)
+    with pytest.raises(ModelFormatError) as caught:
+        SamplingParams.for_model(model)
+    assert (caught.value.where, caught.value.found) == ("general.sampling.top_k", value)
 
 
 def test_seeds() -> None:
