@@ -91,8 +91,7 @@ def open_synthetic(model: SynthModel) -> Iterator[Checkpoint]:
         path = Path(folder) / f"synth-{model.shape.name}"  # becomes general.name
         path.mkdir()
         write_files(path, model)
-        tensors = {t.name: t for t in model.tensors()}
-        yield Checkpoint(path, config(model.shape), dict(tensors), n_bytes=n_bytes(list(tensors.values())))
+        yield Checkpoint(path, config(model.shape), {t.name: t for t in model.tensors()})
 
 
 # --- the directory ------------------------------------------------------------

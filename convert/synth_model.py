@@ -107,6 +107,7 @@ class Ffn:
         self.scale = math.sqrt(model.residual.v(il))  # standard deviation of a free coordinate of the residual
         self.basis = model.basis(self.rank)
         self.neurons = self._draw(model.rng("ffn", il, expert))
+        self.gate, self.up = self._branch(0), self._branch(1)
 
     def _draw(self, rng: np.random.Generator) -> Neurons:
         n_ff, n_free, m = self.model.shape.n_ff, self.model.residual.n_free, len(self.basis.turn)
@@ -152,14 +153,13 @@ class Ffn:
         residual = self.model.residual
         return self.scale / (residual.n_const * residual.c)
 
-    def branch(self, which: int) -> Rows:
+    def _branch(self, which: int) -> Rows:
         """Rows of gate (0) or up (1)."""
         n, free = self.neurons, self.model.residual.n_free
         bias = -(n.threshold - np.float32(0.0 if which else SLACK)) * np.float32(self.constant)
-        noise = self.noise
 
         def rows(start: int, stop: int) -> Bits:
-            out = np.empty((stop - start, self.model.shape.n_embd), np.uint16)
+            out, noise = np.empty((stop - start, self.model.shape.n_embd), np.uint16), self.noise
             for at in range(start, stop, CHUNK):
                 part = slice(at, min(at + CHUNK, stop))
                 x = self._mixed(self.own, part)
@@ -181,27 +181,34 @@ class Ffn:
         x += y
         return x
 
-    def fc1(self, start: int, stop: int) -> Bits:
-        """Rows of the predictor's first matrix [rank, n_embd]: directions, their negatives, constants."""
+    @cached_property
+    def fc1(self) -> Bits:
+        """The predictor's first matrix [rank, n_embd]: directions, their negatives, constants."""
         seen = self._placed(self.basis.seen, normalised=self.model.is_moe)
         out = np.zeros((self.rank, seen.shape[1]), np.float32)
         to, m = self.basis.order, len(seen)
         out[to[:m]], out[to[m : 2 * m]] = seen, -seen
         out[to[2 * m :], self.model.residual.n_free :] = BIAS_FEATURE * self.constant
-        return to_bits(out[start:stop])
+        return to_bits(out)
+
+    @cached_property
+    def turned(self) -> F32:
+        """`own` in terms of fc1's rows: [m, rank]."""
+        to, m = self.basis.order, len(self.basis.turn)
+        out = np.zeros((m, self.rank), np.float32)
+        out[:, to[:m]], out[:, to[m : 2 * m]] = self.basis.turn.T, -self.basis.turn.T
+        return out
 
     def fc2(self, start: int, stop: int) -> Bits:
         """Rows of the predictor's second matrix [n_ff, rank]: relu(f) - relu(-f) = f, mixed as the neuron mixes it."""
-        to, m = self.basis.order, len(self.basis.turn)
-        turned = np.zeros((m, self.rank), np.float32)
-        turned[:, to[:m]], turned[:, to[m : 2 * m]] = self.basis.turn.T, -self.basis.turn.T
+        constants = self.basis.order[2 * len(self.basis.turn) :]
         margin = np.float32(self.model.planting.margin)
         out = np.empty((stop - start, self.rank), np.uint16)
         for at in range(start, stop, 4 * CHUNK):
             part = slice(at, min(at + 4 * CHUNK, stop))
-            x = self._mixed(turned, part)
+            x = self._mixed(self.turned, part)
             bias = (margin - self.neurons.threshold[part]) / np.float32(BIAS_FEATURE * self.basis.n_bias)
-            x[:, to[2 * m :]] = bias[:, None]
+            x[:, constants] = bias[:, None]
             out[part.start - start : part.stop - start] = to_bits(x)
         return out
 
@@ -350,9 +357,9 @@ class SynthModel:
         }  # fmt: skip
         down = self._random("down", il * max(s.n_expert, 1) + e, s.n_embd, s.n_ff, self._down_sd, output=True)
         makers: dict[str, Callable[[], Rows]] = {
-            ffn.gate: lambda: self.ffn(il, e).branch(0), ffn.up: lambda: self.ffn(il, e).branch(1),
+            ffn.gate: lambda: self.ffn(il, e).gate, ffn.up: lambda: self.ffn(il, e).up,
             ffn.down: lambda: down,
-            ffn.fc1: lambda: self.ffn(il, e).fc1, ffn.fc2: lambda: self.ffn(il, e).fc2,
+            ffn.fc1: lambda: lambda a, b: self.ffn(il, e).fc1[a:b], ffn.fc2: lambda: self.ffn(il, e).fc2,
         }  # fmt: skip
         for name, size in sizes.items():
             yield SynthTensor(name.format(il=il, e=e), size, _late(makers[name]))
