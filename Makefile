@@ -72,12 +72,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'ggml_sparse/src/*.cpp' 'ggml_sparse/src/*.h' 'ggml_sparse/tests/*.cpp')
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h')
+	$(BIN)/clang-format -i $$(git ls-files 'ggml_sparse/src/*.cpp' 'ggml_sparse/src/*.h' 'ggml_sparse/tests/*.cpp')
 
 clean:
 	rm -rf $(VENV) build

@@ -7,12 +7,14 @@ can be repeated by hand. Output goes to build/demo/.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "demo"
@@ -27,7 +29,7 @@ def run(*args: str, echo: bool = True) -> str:
     """Run `turbosparse ARGS` in the repository's root; its standard output. Exits when it fails."""
     command = [str(TURBOSPARSE), *args]
     if echo:
-        console.print(f"[bold]$ turbosparse {' '.join(args)}[/bold]", highlight=False)
+        console.print(Text(f"$ turbosparse {shlex.join(args)}", "bold"))
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.returncode)
@@ -74,13 +76,13 @@ def main() -> None:
         for mode in MODES:
             result = generate(model, prompt, mode)
             if mode != "dense":
-                console.print(f"[dim]{mode}:[/dim] {prompt}{result['text']}\n", highlight=False, markup=False)
+                console.print(Text.assemble((f"{mode}: ", "dim"), (prompt, "bold"), result["text"], "\n"))
             table.add_row(*row(name, mode, result))
     console.print(table)
     console.print("The bundled models are tiny (cache-resident): bytes per token show what sparsity saves, tok/s hardly can.")
 
 
-console = Console(soft_wrap=True)
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 if __name__ == "__main__":
     main()

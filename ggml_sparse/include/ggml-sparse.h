@@ -168,7 +168,7 @@ struct ggml_sparse_context_params {
     int32_t n_ctx;      // tokens; 0 = the model's training context
     int32_t n_batch;    // tokens per llama_decode call
     int32_t n_ubatch;   // tokens per graph
-    int32_t n_threads;  // 0 = physical cores available to the process
+    int32_t n_threads;  // 0 = one per hardware thread available to the process
     int32_t type_k, type_v; // enum ggml_type of the KV cache: F32, F16 or Q8_0
     int32_t flash_attn; // -1 auto, 0 off, 1 on
     enum ggml_sparse_mode mode;
