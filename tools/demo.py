@@ -25,11 +25,10 @@ TOKENS = 96
 SAMPLING = ("--temp", "0.7", "--seed", "7")
 
 
-def run(*args: str, echo: bool = True) -> str:
+def run(*args: str) -> str:
     """Run `turbosparse ARGS` in the repository's root; its standard output. Exits when it fails."""
     command = [str(TURBOSPARSE), *args]
-    if echo:
-        console.print(Text(f"$ turbosparse {shlex.join(args)}", "bold"))
+    console.print(Text(f"$ turbosparse {shlex.join(args)}", "bold"))
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.returncode)
@@ -39,14 +38,24 @@ def run(*args: str, echo: bool = True) -> str:
 def convert(name: str) -> Path:
     """Convert a bundled checkpoint, neurons in hot-first order counted on the sample text."""
     out = (OUT / f"{name}-Q8_0.gguf").relative_to(ROOT)
-    run("convert", f"models/{name}", "-o", str(out), "--outtype", "q8_0",
-        "--profile-text", "models/text/sample.txt", "--force")
+    run(
+        "convert",
+        f"models/{name}",
+        "-o",
+        str(out),
+        "--outtype",
+        "q8_0",
+        "--profile-text",
+        "models/text/sample.txt",
+        "--force",
+    )
     return out
 
 
-def generate(model: Path, prompt: str, mode: str, *, echo: bool = True) -> dict:
+def generate(model: Path, prompt: str, mode: str) -> dict:
     """One generation as the JSON object that `turbosparse generate --json` prints."""
-    return json.loads(run("generate", str(model), "-p", prompt, "-n", str(TOKENS), "--mode", mode, *SAMPLING, "--json", echo=echo))
+    args = ("generate", str(model), "-p", prompt, "-n", str(TOKENS), "--mode", mode, *SAMPLING, "--json")
+    return json.loads(run(*args))
 
 
 def megabytes(n: float) -> str:
@@ -59,8 +68,13 @@ def row(name: str, mode: str, result: dict) -> list[str]:
     s, t = result["sparsity"], result["timings"]
     n = t["predicted_n"]
     return [
-        name, mode, f"{t['predicted_per_second']:.1f}", f"{100 * s['rows'] / s['rows_dense']:.1f} %",
-        f"{100 * s['active_frac']:.1f} %", megabytes(s["bytes_read"] / n), megabytes(s["bytes_dense"] / n),
+        name,
+        mode,
+        f"{t['predicted_per_second']:.1f}",
+        f"{100 * s['rows'] / s['rows_dense']:.1f} %",
+        f"{100 * s['active_frac']:.1f} %",
+        megabytes(s["bytes_read"] / n),
+        megabytes(s["bytes_dense"] / n),
         f"{s['bytes_dense'] / s['bytes_read']:.2f}x",
     ]
 
@@ -79,7 +93,9 @@ def main() -> None:
                 console.print(Text.assemble((f"{mode}: ", "dim"), (prompt, "bold"), result["text"], "\n"))
             table.add_row(*row(name, mode, result))
     console.print(table)
-    console.print("The bundled models are tiny (cache-resident): bytes per token show what sparsity saves, tok/s hardly can.")
+    console.print(
+        "These models are tiny and stay in cache: bytes per token show what sparsity saves, tok/s cannot yet."
+    )
 
 
 console = Console(width=None if sys.stdout.isatty() else 120)

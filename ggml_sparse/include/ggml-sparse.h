@@ -176,7 +176,7 @@ struct ggml_sparse_context_params {
     bool    ignore_swa; // allow n_ctx above the checkpoint's sliding window
 };
 
-// n_ctx 4096 or the training context if smaller, n_batch 2048, n_ubatch 512, F16 KV, auto, DEFAULT mode.
+// n_ctx 0, n_batch 2048, n_ubatch 512, F16 KV, flash attention auto, DEFAULT mode, AUTO isa.
 GGML_SPARSE_API struct ggml_sparse_context_params ggml_sparse_context_default_params(void) GGML_SPARSE_NOEXCEPT;
 
 // ERR_UNSUPPORTED when n_ctx is above the sliding window (needed, available), or PREDICTED is

@@ -135,6 +135,11 @@ class LayerProfile(NamedTuple):
     columns: npt.NDArray[np.int64]
 
 
+def silence_host() -> None:
+    """Drop what libllama and ggml log from now on, for programs that own their process."""
+    lib.ggml_sparse_silence_host()
+
+
 def choose(name: str, value: str, table: Mapping[str, int]) -> int:
     """table[value], or ArgumentError that names the parameter and what it may be."""
     if value in table:

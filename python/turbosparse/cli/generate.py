@@ -78,7 +78,6 @@ def command(
     (milliseconds and tokens) and sparsity (rows and bytes, summed over the generated tokens).
     """
     from ..generate import Generation
-    from ..model import Model
 
     sampling = {
         "temperature": temp,
@@ -94,7 +93,7 @@ def command(
     given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
     given["max_tokens"] = None if max_tokens < 0 else max_tokens
     text = options.read_text("-") if prompt == "-" else prompt
-    with Model(
+    with options.open_model(
         file, mode=mode, n_ctx=n_ctx, n_threads=threads, kv_type=kv_type, flash_attn=flash_attn, ignore_swa=ignore_swa
     ) as model:
         generation = Generation(model, _prompt(text, chat, system), **given)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..errors import FileError
+
+if TYPE_CHECKING:
+    from ..model import Model
 
 Mode = Literal["dense", "exact", "predicted", "reference"]
 KvType = Literal["f16", "f32", "q8_0"]
@@ -34,6 +37,14 @@ IgnoreSwaOption = Annotated[
     bool, typer.Option("--ignore-swa", help="Allow a context above the model's sliding window.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def open_model(file: Path, **given: Any) -> Model:
+    """The model of a command, which owns its process: the host's log is dropped."""
+    from ..model import Model, silence_host
+
+    silence_host()
+    return Model(file, **given)
 
 
 def read_text(path: str | Path) -> str:

@@ -38,11 +38,10 @@ def command(
 
     turbosparse perplexity m.gguf --text heldout.txt --mode predicted
     """
-    from ..model import Model
     from ..perplexity import perplexity
 
     content = options.read_text(text)
-    with Model(
+    with options.open_model(
         file, mode=mode, n_ctx=n_ctx, n_threads=threads, kv_type=kv_type, flash_attn=flash_attn, ignore_swa=ignore_swa
     ) as model:
         result = perplexity(
