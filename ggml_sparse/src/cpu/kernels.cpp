@@ -102,18 +102,23 @@ struct q5_1_row {
     static vq quants(const uint8_t * w) { return vq_add_high_bits(vq_load_nibbles(w + 8, BYTES), w + 4, BYTES); }
 };
 
-// n_block <= 16 blocks. s[n_block] = 0, so that a vector's surplus block counts nothing.
-template <typename row> vf dot_blocks(int n_block, const uint8_t * w, const int8_t * q, const float * s, vf acc) {
+// acc[0] + acc[1] += products of n_block <= 16 blocks. s[n_block] = 0, so that a vector's
+// surplus block counts nothing.
+template <typename row> void dot_blocks(int n_block, const uint8_t * w, const int8_t * q, const float * s, vf * acc) {
     int b = 0;
+    for (; b + 2 * BLOCKS <= n_block; b += 2 * BLOCKS) { // two sums: one would wait for its own FMA
+        const int c = b + BLOCKS;
+        acc[0] = vf_fma(vf_spread(s + b), vq_dot(row::quants(w + b * row::BYTES), vq_load(q + b * 32)), acc[0]);
+        acc[1] = vf_fma(vf_spread(s + c), vq_dot(row::quants(w + c * row::BYTES), vq_load(q + c * 32)), acc[1]);
+    }
     for (; b + BLOCKS <= n_block; b += BLOCKS) {
-        acc = vf_fma(vf_spread(s + b), vq_dot(row::quants(w + b * row::BYTES), vq_load(q + b * 32)), acc);
+        acc[0] = vf_fma(vf_spread(s + b), vq_dot(row::quants(w + b * row::BYTES), vq_load(q + b * 32)), acc[0]);
     }
     if (b < n_block) { // x may be read past its end (x_prepared_size), w may not
         uint8_t last[BLOCKS * row::BYTES] = {};
         memcpy(last, w + b * row::BYTES, row::BYTES);
-        acc = vf_fma(vf_spread(s + b), vq_dot(row::quants(last), vq_load(q + b * 32)), acc);
+        acc[1] = vf_fma(vf_spread(s + b), vq_dot(row::quants(last), vq_load(q + b * 32)), acc[1]);
     }
-    return acc;
 }
 
 // s[b] = f16 at w + b * stride, times x[b]; 0 for n_block <= b < 16.
@@ -129,7 +134,7 @@ template <typename row> float dot_quant(int64_t n, const void * w_row, const voi
     const int8_t *  q   = static_cast<const int8_t *>(x_row);
     const float *   d   = reinterpret_cast<const float *>(q + n);
     const float *   sum = d + n / 32;
-    vf              acc = vf_set1(0);
+    vf              acc[2] = { vf_set1(0), vf_set1(0) };
     for (int64_t i = 0; i < n; i += 512, w += 16 * row::BYTES) {
         const int n_block = n - i < 512 ? static_cast<int>(n - i) / 32 : 16;
         float     s[16 + 1];
@@ -137,13 +142,13 @@ template <typename row> float dot_quant(int64_t n, const void * w_row, const voi
         if (row::HAS_MIN) {
             multiply_scales(w + 2, row::BYTES, n_block, sum + i / 32, s);
             for (int k = 0; k < 16; k += W) {
-                acc = vf_add(acc, vf_load(s + k));
+                acc[0] = vf_add(acc[0], vf_load(s + k));
             }
         }
         multiply_scales(w, row::BYTES, n_block, d + i / 32, s);
-        acc = dot_blocks<row>(n_block, w, q + i, s, acc);
+        dot_blocks<row>(n_block, w, q + i, s, acc);
     }
-    return vf_sum(acc);
+    return vf_sum(vf_add(acc[0], acc[1]));
 }
 
 template <typename row> void axpy_quant(int64_t n, float h, const void * w_row, float * y) {
