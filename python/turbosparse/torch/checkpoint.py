@@ -28,10 +28,12 @@ def load(path: str | Path, dtype: torch.dtype = torch.float32) -> CausalLM:
     root = Path(path)
     config = Config.from_dict(_read_json(root / "config.json"), str(root / "config.json"))
     state = read_state(root)
-    model = build(config, read_ranks(config, state)).to(dtype)
+    model = build(config, read_ranks(config, state))
+    model.to(dtype)
     _check_state(root, {k: v.shape for k, v in model.state_dict().items()}, state)
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()})
-    return model.eval()
+    model.eval()
+    return model
 
 
 def save(model: CausalLM, path: str | Path, dtype: torch.dtype = torch.bfloat16, shard_bytes: int = 5 << 30) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 MISTRAL = "bamboo"
 MIXTRAL = "turbosparsemixtral"
-# Hugging Face renamed the Mixtral one three times; "trubo" is theirs.
+# The Mixtral one was renamed three times ("trubo" is theirs); a plain Mixtral has hidden_act "silu" and is refused.
 MODEL_TYPES = {
     "bamboo": MISTRAL,
+    "mixtral": MIXTRAL,
     "turbosparsemixtral": MIXTRAL,
     "trubosparsemixtral": MIXTRAL,
     "supersparsemixtral": MIXTRAL,
@@ -76,6 +77,7 @@ class Config:
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
@@ -110,7 +112,8 @@ class Config:
 
     def _check(self, where: str) -> None:
         if self.hidden_size % self.num_attention_heads:
-            raise LayoutError(where, "num_attention_heads", f"a divisor of {self.hidden_size}", self.num_attention_heads)
+            divisor = f"a divisor of {self.hidden_size}"
+            raise LayoutError(where, "num_attention_heads", divisor, self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads:
             divisor = f"a divisor of {self.num_attention_heads}"
             raise LayoutError(where, "num_key_value_heads", divisor, self.num_key_value_heads)

@@ -1,5 +1,8 @@
 """The decoder stack of both families: embeddings, layers around an FFN of the family's own, final norm, head."""
 
+# mypy: disallow-subclassing-any=False
+# (where torch is not installed, its classes are Any)
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,6 +24,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, h: Tensor, tables: tuple[Tensor, Tensor], run: Run) -> Tensor:
+        """The residual stream h [B, T, E] after this layer."""
         h = h + self.self_attn(self.input_layernorm(h), tables)
         return h + self.feed_forward(h, self.post_attention_layernorm(h), run)
 

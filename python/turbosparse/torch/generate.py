@@ -26,9 +26,9 @@ def generate(
         yield token
 
 
-@torch.no_grad()
 def _next(model: CausalLM, context: list[int], temp: float, dense: bool, rng: torch.Generator) -> int:
-    logits: Tensor = model(torch.tensor([context]), Run(dense=dense))[0, -1].float()
+    with torch.no_grad():
+        logits: Tensor = model(torch.tensor([context]), Run(dense=dense))[0, -1].float()
     if temp == 0.0:
         return int(logits.argmax())
     return int(torch.multinomial(torch.softmax(logits / temp, dim=-1), 1, generator=rng))

@@ -3,6 +3,9 @@
 Shapes: B sequences of T tokens; E = hidden_size, F = intermediate_size, r = predictor rank.
 """
 
+# mypy: disallow-subclassing-any=False
+# (where torch is not installed, its classes are Any)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -46,6 +49,7 @@ class Run:
 
     @property
     def wants_logits(self) -> bool:
+        """Whether the predictors must be evaluated."""
         return not self.dense or (self.observer is not None and self.observer.wants_logits)
 
 
@@ -58,9 +62,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., E] -> [..., E]."""
         wide = x if x.dtype == torch.float64 else x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (wide * scale).to(x.dtype)
+        out: Tensor = self.weight * (wide * scale).to(x.dtype)
+        return out
 
 
 def rope_tables(n_tokens: int, head_dim: int, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +107,8 @@ class Attention(nn.Module):
         k, v = k.repeat_interleave(share, dim=1), v.repeat_interleave(share, dim=1)
         mask = self._window_mask(x)
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        out: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
+        return out
 
     def _heads(self, x: Tensor, n_head: int) -> Tensor:
         return x.unflatten(-1, (n_head, self.head_dim)).transpose(1, 2)
@@ -125,7 +132,9 @@ class Predictor(nn.Module):
         self.fc2 = nn.Linear(rank, n_ff, bias=False)
 
     def forward(self, tap: Tensor) -> Tensor:
-        return self.fc2(functional.relu(self.fc1(tap)))
+        """tap [..., E] -> logits [..., F]."""
+        logits: Tensor = self.fc2(functional.relu(self.fc1(tap)))
+        return logits
 
 
 def straight_through(logits: Tensor) -> Tensor:
@@ -145,7 +154,9 @@ class Branches(NamedTuple):
     down: nn.Linear
 
 
-def drelu_ffn(x: Tensor, tap: Tensor, branches: Branches, predictor: Predictor | None, place: Place, run: Run) -> Tensor:
+def drelu_ffn(
+    x: Tensor, tap: Tensor, branches: Branches, predictor: Predictor | None, place: Place, run: Run
+) -> Tensor:
     """down(mask * relu(gate(x)) * relu(up(x))), mask = round(sigmoid(predictor(tap))).
 
     x and tap are [..., E]: the normalised FFN input, and what the predictor reads. Without a predictor, or with

@@ -1,5 +1,8 @@
 """TurboSparse-Mistral (`BambooForCausalLM`): its predictors read the residual stream BEFORE the FFN's RMSNorm."""
 
+# mypy: disallow-subclassing-any=False
+# (where torch is not installed, its classes are Any)
+
 from __future__ import annotations
 
 from torch import Tensor, nn
@@ -22,16 +25,20 @@ class BambooMLP(nn.Module):
         self.predictor = Predictor(n_embd, rank, n_ff) if rank else None
 
     def forward(self, residual: Tensor, x: Tensor, run: Run) -> Tensor:
+        """residual and x [B, T, E]: before and after the norm."""
         branches = Branches(self.gate_proj, self.up_proj, self.down_proj)
         return drelu_ffn(x, residual, branches, self.predictor, self.place, run)
 
 
 class BambooDecoderLayer(DecoderLayer):
+    """One layer; its FFN is called `mlp`."""
+
     def __init__(self, config: Config, layer: int, rank: int) -> None:
         super().__init__(config)
         self.mlp = BambooMLP(config, layer, rank)
 
     def feed_forward(self, residual: Tensor, x: Tensor, run: Run) -> Tensor:
+        """The predictor taps `residual`."""
         out: Tensor = self.mlp(residual, x, run)
         return out
 

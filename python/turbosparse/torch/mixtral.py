@@ -1,5 +1,8 @@
 """TurboSparse-Mixtral: top-k experts, one predictor per expert, reading the NORMALISED FFN input."""
 
+# mypy: disallow-subclassing-any=False
+# (where torch is not installed, its classes are Any)
+
 from __future__ import annotations
 
 import torch
@@ -23,6 +26,7 @@ class Expert(nn.Module):
         self.predictor = Predictor(n_embd, rank, n_ff) if rank else None
 
     def forward(self, x: Tensor, run: Run) -> Tensor:
+        """x [n, E]: the normalised rows routed here; their predictor reads the same."""
         return drelu_ffn(x, x, Branches(self.w1, self.w3, self.w2), self.predictor, self.place, run)
 
 
@@ -59,12 +63,15 @@ class SparseMoeBlock(nn.Module):
 
 
 class MixtralDecoderLayer(DecoderLayer):
+    """One layer; its FFN is called `block_sparse_moe`."""
+
     def __init__(self, config: Config, layer: int, rank: int) -> None:
         super().__init__(config)
         self.block_sparse_moe = SparseMoeBlock(config, layer, rank)
 
     def feed_forward(self, residual: Tensor, x: Tensor, run: Run) -> Tensor:
-        del residual  # this family's predictors tap the normalised input
+        """The predictors tap `x`, the normalised input."""
+        del residual
         out: Tensor = self.block_sparse_moe(x, run)
         return out
 

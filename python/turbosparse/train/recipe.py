@@ -41,6 +41,11 @@ MOE = Config(
 )
 
 
+# Shares of the groups of train/data.py in a batch: before and in the masked phase.
+_MIX = {"austen": 0.5, "moby": 0.1, "sotu": 0.2, "chat": 0.2}
+_LAST_MIX = {"austen": 0.4, "moby": 0.08, "sotu": 0.17, "chat": 0.35}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One training run. Fractions are of the whole run, measured in its time or its steps.
@@ -52,8 +57,8 @@ class Recipe:
 
     config: Config
     ranks: list[int]
-    mix: dict[str, float] = field(default_factory=lambda: {"austen": 0.5, "moby": 0.1, "sotu": 0.2, "chat": 0.2})
-    last_mix: dict[str, float] = field(default_factory=lambda: {"austen": 0.4, "moby": 0.08, "sotu": 0.17, "chat": 0.35})
+    mix: dict[str, float] = field(default_factory=lambda: dict(_MIX))
+    last_mix: dict[str, float] = field(default_factory=lambda: dict(_LAST_MIX))
     batch: int = 8
     n_tokens: int = 256
     lr: float = 3e-3

@@ -32,10 +32,12 @@ def join(docs: list[str], tokenizer: Tokenizer) -> Tokens:
 
 
 def save_streams(streams: dict[str, Tokens], file: Path) -> None:
+    """Writes the streams as one .npz."""
     np.savez(file, **streams)  # type: ignore[arg-type]  # numpy's stub takes the group names for options
 
 
 def load_streams(file: Path) -> dict[str, Tokens]:
+    """Reads what `save_streams` wrote."""
     with np.load(file) as stored:
         return {group: stored[group] for group in stored.files}
 

@@ -55,6 +55,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
+        """From the tokenizer.model in a checkpoint directory."""
         return cls((directory / "tokenizer.model").read_bytes())
 
     @property

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from turbosparse.torch.checkpoint import build
 from turbosparse.torch.layers import Run
-from turbosparse.train.losses import Controller, Meter
+from turbosparse.train.losses import Controller, Meter, Terms
 from turbosparse.train.recipe import Recipe
 from turbosparse.train.stream import Tokens, batch_at
 
@@ -41,7 +41,7 @@ class Budget:
 class Trainer:
     """One run: model, optimiser, controller and counters; everything `save` writes, `resume` restores."""
 
-    def __init__(self, recipe: Recipe, streams: dict[str, Tokens], budget: Budget) -> None:
+    def __init__(self, recipe: Recipe, streams: dict[str, Tokens], budget: Budget, compiled: bool = False) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.streams, self.budget = recipe, streams, budget
         self.model = build(recipe.config, recipe.ranks).train()
@@ -50,12 +50,14 @@ class Trainer:
         vectors = [p for p in self.model.parameters() if p.dim() == 1]
         groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95))
+        self._objective = torch.compile(self._forward) if compiled else self._forward
         self.controller = Controller(recipe.zero_gain)
         self.n_steps = 0
         self.seconds = 0.0
 
     @property
     def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
         return self.budget.progress(self.n_steps, self.seconds)
 
     @property
@@ -68,28 +70,38 @@ class Trainer:
     def step(self) -> dict[str, Any]:
         """One optimiser step; returns its log row."""
         start = time.monotonic()
-        recipe, phase = self.recipe, self.phase
-        mix = recipe.last_mix if phase == "masked" else recipe.mix
-        rows = torch.from_numpy(
-            batch_at(self.streams, mix, (recipe.batch, recipe.n_tokens), recipe.seed, self.n_steps)
-        )
-        meter = Meter(recipe.pos_weight, wants_logits=phase != "sparse")
-        lr = self._set_lr()
-        target = self._zero_target()
-        logits = self.model(rows[:, :-1], Run(dense=phase != "masked", observer=meter))
-        loss = functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
-        total = loss + self.controller.weight * meter.shrink_loss()
-        total = total + recipe.predictor_weight * meter.miss_loss() + recipe.balance_weight * meter.balance_loss()
+        phase, lr, target = self.phase, self._set_lr(), self._zero_target()
+        loss, terms = self._objective(self._batch(phase), phase == "masked", phase != "sparse")
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self._total(loss, terms).backward()  # type: ignore[no-untyped-call, unused-ignore]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
-        self.controller.update(meter.zero_rate, target)
+        self.controller.update(terms.zero_rate, target)
         self.n_steps += 1
         self.seconds += time.monotonic() - start
-        values = (self.n_steps, self.n_steps * recipe.batch * recipe.n_tokens, round(self.seconds, 1), phase, loss.item(),
-                  meter.zero_rate, target, self.controller.weight, meter.recall, meter.precision, lr)  # fmt: skip
-        return dict(zip(LOG_COLUMNS, values, strict=True))
+        n_tokens = self.n_steps * self.recipe.batch * self.recipe.n_tokens
+        head = (self.n_steps, n_tokens, round(self.seconds, 1), phase, loss.item(), terms.zero_rate, target)
+        row = (*head, self.controller.weight, terms.recall, terms.precision, lr)
+        return dict(zip(LOG_COLUMNS, row, strict=True))
+
+    def _batch(self, phase: str) -> Tensor:
+        """This step's windows, int64 [batch, n_tokens + 1]."""
+        recipe = self.recipe
+        mix = recipe.last_mix if phase == "masked" else recipe.mix
+        shape = (recipe.batch, recipe.n_tokens)
+        return torch.from_numpy(batch_at(self.streams, mix, shape, recipe.seed, self.n_steps))
+
+    def _forward(self, rows: Tensor, masked: bool, predictors: bool) -> tuple[Tensor, Terms]:
+        """Cross-entropy in nats per token, and what the FFNs did."""
+        meter = Meter(self.recipe.pos_weight, predictors)
+        logits = self.model(rows[:, :-1], Run(dense=not masked, observer=meter))
+        return functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()), meter.terms()
+
+    def _total(self, loss: Tensor, terms: Terms) -> Tensor:
+        """The sum that is minimised."""
+        recipe = self.recipe
+        total = loss + self.controller.weight * terms.shrink
+        return total + recipe.predictor_weight * terms.miss + recipe.balance_weight * terms.balance
 
     def save(self, file: Path) -> None:
         """Atomic: an interrupted save leaves the previous state."""
@@ -155,8 +167,10 @@ class CsvLog:
         self._rows.writerows(kept)
 
     def write(self, row: dict[str, Any]) -> None:
+        """Adds one row of `Trainer.step`."""
         self._rows.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
         self._out.flush()
 
     def close(self) -> None:
+        """Ends the log."""
         self._out.close()

@@ -1,0 +1,56 @@
+"""The vocabulary and its files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from turbosparse.train.tokenizer import IM_END, IM_START, Tokenizer, chatml, train_pieces, write_files
+
+pytestmark = pytest.mark.torch
+TEXT = ["the quick brown fox jumps over the lazy dog", "she sells sea shells by the sea shore"] * 20
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer(train_pieces(TEXT, 300))
+
+
+def test_base_ids_are_mistrals(tokenizer):
+    pieces = [tokenizer.pieces.id_to_piece(i) for i in range(4)]
+    assert pieces == ["<unk>", "<s>", "</s>", "<0x00>"]
+    assert tokenizer.n_pieces == 300
+
+
+def test_added_tokens_follow_the_pieces_and_rows_are_padded(tokenizer):
+    assert (tokenizer.im_end, tokenizer.im_start) == (300, 301)
+    assert tokenizer.n_rows == 320
+
+
+@pytest.mark.parametrize("text", ["the fox", "sea  shells\n by", "na\u00efve \U0001f98a 42", ""])
+def test_text_round_trips(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_chatml_uses_the_added_tokens(tokenizer):
+    text = chatml([("user", "the fox"), ("assistant", "the dog")])
+    assert text == f"{IM_START}user\nthe fox{IM_END}\n{IM_START}assistant\nthe dog{IM_END}\n"
+    ids = tokenizer.encode(text)
+    assert [i for i in ids if i >= 300] == [301, 300, 301, 300]
+    assert ids[1 : ids.index(300)] == tokenizer.pieces.encode("user\nthe fox")
+
+
+def test_padding_rows_decode_to_nothing(tokenizer):
+    assert tokenizer.decode([*tokenizer.encode("the"), 310]) == "the"
+
+
+def test_files(tmp_path, tokenizer):
+    write_files(tokenizer, tmp_path)
+    read = {p.name: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
+    config = read["tokenizer_config.json"]
+    assert config["eos_token"] == read["special_tokens_map.json"]["eos_token"]["content"] == IM_END
+    assert "chat_template" not in config
+    assert read["added_tokens.json"] == {IM_END: 300, IM_START: 301}
+    contents = {int(i): t["content"] for i, t in config["added_tokens_decoder"].items()}
+    assert contents == {0: "<unk>", 1: "<s>", 2: "</s>", 300: IM_END, 301: IM_START}
+    assert Tokenizer.load(tmp_path).encode("the fox") == tokenizer.encode("the fox")
