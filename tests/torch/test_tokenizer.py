@@ -54,3 +54,26 @@ def test_files(tmp_path, tokenizer):
     contents = {int(i): t["content"] for i, t in config["added_tokens_decoder"].items()}
     assert contents == {0: "<unk>", 1: "<s>", 2: "</s>", 300: IM_END, 301: IM_START}
     assert Tokenizer.load(tmp_path).encode("the fox") == tokenizer.encode("the fox")
+
+
+def apply_merges(text, spec):
+    """Plain BPE by tokenizer.json: normalise, split into characters or bytes, merge the best-ranked pair first."""
+    vocab = spec["model"]["vocab"]
+    ranks = {tuple(m.split(" ")): i for i, m in enumerate(spec["model"]["merges"])}
+    parts = list(("\u2581" + text).replace(" ", "\u2581"))
+    while True:
+        pairs = [(ranks.get(pair, 10**9), at) for at, pair in enumerate(zip(parts, parts[1:], strict=False))]
+        rank, at = min(pairs, default=(10**9, 0))
+        if rank == 10**9:
+            break
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    names = (n for p in parts for n in ([p] if p in vocab else [f"<0x{b:02X}>" for b in p.encode()]))
+    return [vocab[name] for name in names]
+
+
+@pytest.mark.parametrize("text", ["the quick fox", "sells  seashells", "zzz \u00e9 the\nshore"])
+def test_tokenizer_json_splits_as_sentencepiece_does(tmp_path, tokenizer, text):
+    write_files(tokenizer, tmp_path)
+    spec = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    assert apply_merges(text, spec) == tokenizer.pieces.encode(text)
+    assert [t["id"] for t in spec["added_tokens"]] == [0, 1, 2, 300, 301]

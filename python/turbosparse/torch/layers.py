@@ -111,7 +111,7 @@ class Attention(nn.Module):
         return out
 
     def _heads(self, x: Tensor, n_head: int) -> Tensor:
-        return x.unflatten(-1, (n_head, self.head_dim)).transpose(1, 2)
+        return x.reshape(*x.shape[:-1], n_head, self.head_dim).transpose(1, 2)
 
     def _window_mask(self, x: Tensor) -> Tensor | None:
         """True where a token may look: itself and the window - 1 tokens before it. None: the window is not reached."""

@@ -82,7 +82,7 @@ def measure(model: CausalLM, rows: Tensor, dense: bool) -> tuple[float, Counter]
     """Mean negative log-likelihood per predicted token in nats, and the counts."""
     counter = Counter(model.config.num_hidden_layers)
     total = 0.0
-    for part in rows.split(BATCH):
+    for part in (rows[at : at + BATCH] for at in range(0, len(rows), BATCH)):
         with torch.no_grad():
             logits = model(part, Run(dense=dense, observer=counter))[:, :-1]
         total += float(functional.cross_entropy(logits.flatten(0, 1).float(), part[:, 1:].flatten(), reduction="sum"))

@@ -77,14 +77,23 @@ class Meter:
 
     def terms(self) -> Terms:
         """What was gathered."""
-        counts = [torch.stack(part).sum() for part in (self.n_active, self.n_kept, self.n_hit)]
-        losses = [torch.stack(part).sum() / self.n for part in (self.shrink, self.miss)]
-        balance = torch.stack(self.balance).sum() / max(len(self.balance) - 1, 1)
-        return Terms(self.n, *counts, *losses, balance)
+        return Terms(
+            n=self.n,
+            n_active=_sum(self.n_active),
+            n_kept=_sum(self.n_kept),
+            n_hit=_sum(self.n_hit),
+            shrink=_sum(self.shrink) / self.n,
+            miss=_sum(self.miss) / self.n,
+            balance=_sum(self.balance) / max(len(self.balance) - 1, 1),
+        )
 
     def _bce(self, logits: Tensor, label: Tensor) -> Tensor:
         weight = torch.tensor(self.pos_weight)
         return functional.binary_cross_entropy_with_logits(logits, label, pos_weight=weight, reduction="sum")
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).sum()
 
 
 class Controller:

@@ -15,6 +15,8 @@ from typing import Any
 
 import sentencepiece
 
+from turbosparse.train.fast_tokenizer import fast_tokenizer_json
+
 N_PIECES = 1536
 ROW_MULTIPLE = 64
 IM_END, IM_START = "<|im_end|>", "<|im_start|>"
@@ -97,6 +99,7 @@ def write_files(tokenizer: Tokenizer, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "tokenizer.model").write_bytes(tokenizer.model)
     added = {IM_END: tokenizer.im_end, IM_START: tokenizer.im_start}
+    _write_json(out / "tokenizer.json", fast_tokenizer_json(tokenizer.pieces, [IM_END, IM_START]))
     _write_json(out / "added_tokens.json", added)
     _write_json(out / "special_tokens_map.json", _special_tokens())
     _write_json(out / "tokenizer_config.json", _tokenizer_config(added))
@@ -132,4 +135,4 @@ def _tokenizer_config(added: dict[str, int]) -> dict[str, Any]:
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
