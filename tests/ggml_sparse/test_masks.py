@@ -115,8 +115,9 @@ def test_logits_exactly_at_the_threshold_are_not_computed(cases: Any) -> None:
     run = case.run(tuple(tokens), "predicted")
     assert all(not t.mask[:, :16].any() and ((t.gate > 0) & (t.up > 0))[:, :16].any() for t in run.layers)
     with case.open(n_ctx=64) as model:
-        assert_close(model.logits(tokens, mode="predicted"), run.logits)
-        assert [s.n_selected for s in model.layer_stats()] == [t.n_selected for t in run.layers]
+        for mode in ("predicted", "reference"):
+            assert_close(model.logits(tokens, mode=mode), run.logits)
+            assert [s.n_selected for s in model.layer_stats()] == [t.n_selected for t in run.layers]
 
 
 def test_last_neuron_counts(cases: Any) -> None:
