@@ -20,11 +20,11 @@ using unused = void (*)();
 extern "C" {
 
 struct ggml_sparse_buffer_type_slots {
-    const char *          (*name)(ggml_backend_buffer_type_t);
+    const char * (*name)(ggml_backend_buffer_type_t);
     ggml_backend_buffer_t (*alloc)(ggml_backend_buffer_type_t, size_t size);
-    size_t                (*alignment)(ggml_backend_buffer_type_t);
+    size_t (*alignment)(ggml_backend_buffer_type_t);
     ggml_sparse::abi::unused max_size, alloc_size;
-    bool                  (*is_host)(ggml_backend_buffer_type_t);
+    bool (*is_host)(ggml_backend_buffer_type_t);
 };
 
 struct ggml_backend_buffer_type {
@@ -34,33 +34,33 @@ struct ggml_backend_buffer_type {
 };
 
 struct ggml_sparse_buffer_slots {
-    void   (*free)(ggml_backend_buffer_t);
+    void (*free)(ggml_backend_buffer_t);
     void * (*base)(ggml_backend_buffer_t);
     enum ggml_status (*init_tensor)(ggml_backend_buffer_t, struct ggml_tensor *);
-    void   (*fill)(ggml_backend_buffer_t, struct ggml_tensor *, uint8_t value, size_t offset, size_t size);
-    void   (*set)(ggml_backend_buffer_t, struct ggml_tensor *, const void * data, size_t offset, size_t size);
-    void   (*get)(ggml_backend_buffer_t, const struct ggml_tensor *, void * data, size_t offset, size_t size);
+    void (*fill)(ggml_backend_buffer_t, struct ggml_tensor *, uint8_t value, size_t offset, size_t size);
+    void (*set)(ggml_backend_buffer_t, struct ggml_tensor *, const void * data, size_t offset, size_t size);
+    void (*get)(ggml_backend_buffer_t, const struct ggml_tensor *, void * data, size_t offset, size_t size);
     ggml_sparse::abi::unused set_2d, get_2d, copy;
-    void   (*clear)(ggml_backend_buffer_t, uint8_t value);
+    void (*clear)(ggml_backend_buffer_t, uint8_t value);
     ggml_sparse::abi::unused reset;
 };
 
 // Exported by libggml-base, declared in the header that is not installed.
-GGML_API ggml_backend_buffer_t ggml_backend_buffer_init(
-        ggml_backend_buffer_type_t type, struct ggml_sparse_buffer_slots slots, void * context, size_t size);
+GGML_API ggml_backend_buffer_t ggml_backend_buffer_init(ggml_backend_buffer_type_t type, struct ggml_sparse_buffer_slots slots,
+                                                        void * context, size_t size);
 
 // The head of ggml's buffer: all that we read back from one.
 struct ggml_backend_buffer {
-    ggml_sparse_buffer_slots   slots;
-    ggml_backend_buffer_type_t type;
-    void *                     context;
-    size_t                     size;
+    ggml_sparse_buffer_slots       slots;
+    ggml_backend_buffer_type_t     type;
+    void *                         context;
+    size_t                         size;
     enum ggml_backend_buffer_usage usage;
 };
 
 struct ggml_sparse_backend_slots {
     const char * (*name)(ggml_backend_t);
-    void         (*free)(ggml_backend_t);
+    void (*free)(ggml_backend_t);
     ggml_sparse::abi::unused set_async, get_async, set_2d_async, get_2d_async, copy_async, synchronize;
     ggml_sparse::abi::unused plan_create, plan_free, plan_update, plan_compute;
     enum ggml_status (*compute)(ggml_backend_t, struct ggml_cgraph *);
@@ -77,9 +77,9 @@ struct ggml_backend {
 struct ggml_sparse_device_slots {
     const char * (*name)(ggml_backend_dev_t);
     const char * (*description)(ggml_backend_dev_t);
-    void         (*memory)(ggml_backend_dev_t, size_t * free, size_t * total);
+    void (*memory)(ggml_backend_dev_t, size_t * free, size_t * total);
     enum ggml_backend_dev_type (*type)(ggml_backend_dev_t);
-    void         (*props)(ggml_backend_dev_t, struct ggml_backend_dev_props *);
+    void (*props)(ggml_backend_dev_t, struct ggml_backend_dev_props *);
     ggml_backend_t (*init_backend)(ggml_backend_dev_t, const char * params);
     ggml_backend_buffer_type_t (*buffer_type)(ggml_backend_dev_t);
     ggml_sparse::abi::unused host_buffer_type, buffer_from_pointer;
@@ -95,10 +95,10 @@ struct ggml_backend_device {
 };
 
 struct ggml_sparse_reg_slots {
-    const char *       (*name)(ggml_backend_reg_t);
-    size_t             (*device_count)(ggml_backend_reg_t);
+    const char * (*name)(ggml_backend_reg_t);
+    size_t (*device_count)(ggml_backend_reg_t);
     ggml_backend_dev_t (*device)(ggml_backend_reg_t, size_t index);
-    void *             (*proc_address)(ggml_backend_reg_t, const char * name);
+    void * (*proc_address)(ggml_backend_reg_t, const char * name);
 };
 
 struct ggml_backend_reg {

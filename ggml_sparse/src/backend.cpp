@@ -17,9 +17,7 @@ struct stream {
     ffn_block     block;
 };
 
-stream & stream_of(ggml_backend_t backend) {
-    return *static_cast<stream *>(backend->context);
-}
+stream & stream_of(ggml_backend_t backend) { return *static_cast<stream *>(backend->context); }
 
 // --- stream --------------------------------------------------------------------
 
@@ -31,7 +29,8 @@ void stream_free(ggml_backend_t backend) {
 }
 
 bool is_layout_op(const ggml_tensor * t) {
-    return t->op == GGML_OP_NONE || t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE || t->op == GGML_OP_TRANSPOSE;
+    return t->op == GGML_OP_NONE || t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE ||
+           t->op == GGML_OP_TRANSPOSE;
 }
 
 ggml_status compute(stream & s, ggml_cgraph * graph) {
@@ -58,9 +57,7 @@ ggml_status stream_compute(ggml_backend_t backend, ggml_cgraph * graph) {
     }
 }
 
-void set_n_threads(ggml_backend_t backend, int n_threads) {
-    stream_of(backend).n_threads = n_threads;
-}
+void set_n_threads(ggml_backend_t backend, int n_threads) { stream_of(backend).n_threads = n_threads; }
 
 // libllama passes the abort callback of a context to each of its backends. Ours carries
 // the session, which binds the stream to its context without any global state.
@@ -75,13 +72,11 @@ ggml_guid_t guid() {
 
 // --- device ----------------------------------------------------------------------
 
-const char * device_name(ggml_backend_dev_t) { return "SPARSE"; }
-const char * device_description(ggml_backend_dev_t) { return "activation-sparse FFN"; }
+const char *               device_name(ggml_backend_dev_t) { return "SPARSE"; }
+const char *               device_description(ggml_backend_dev_t) { return "activation-sparse FFN"; }
 enum ggml_backend_dev_type device_type(ggml_backend_dev_t) { return GGML_BACKEND_DEVICE_TYPE_ACCEL; }
 
-void device_memory(ggml_backend_dev_t, size_t * free, size_t * total) {
-    *free = *total = 0;
-}
+void device_memory(ggml_backend_dev_t, size_t * free, size_t * total) { *free = *total = 0; }
 
 void device_props(ggml_backend_dev_t dev, ggml_backend_dev_props * props) {
     *props             = {};
@@ -92,8 +87,8 @@ void device_props(ggml_backend_dev_t dev, ggml_backend_dev_props * props) {
 
 // Never null: a null stream would stop every llama_context of the process from being made.
 ggml_backend_t device_init(ggml_backend_dev_t dev, const char *) {
-    auto s       = std::make_unique<stream>();
-    auto backend = std::make_unique<ggml_backend>();
+    auto s                 = std::make_unique<stream>();
+    auto backend           = std::make_unique<ggml_backend>();
     backend->guid          = guid();
     backend->slots.name    = stream_name;
     backend->slots.free    = stream_free;
@@ -114,11 +109,11 @@ bool is_our_product(const ggml_tensor * t) {
 // The one place that says what runs here: our weights, their products and the GLU between.
 bool device_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
     switch (op->op) {
-        case GGML_OP_NONE:       return find_weight(op) != nullptr;
+        case GGML_OP_NONE: return find_weight(op) != nullptr;
         case GGML_OP_MUL_MAT:
         case GGML_OP_MUL_MAT_ID: return is_our_product(op);
-        case GGML_OP_GLU:        return is_our_product(op->src[0]) && is_our_product(op->src[1]);
-        default:                 return false;
+        case GGML_OP_GLU: return is_our_product(op->src[0]) && is_our_product(op->src[1]);
+        default: return false;
     }
 }
 
@@ -128,8 +123,8 @@ bool device_supports_buffer_type(ggml_backend_dev_t, ggml_backend_buffer_type_t 
 
 // --- registry ----------------------------------------------------------------------
 
-const char * reg_name(ggml_backend_reg_t) { return "SPARSE"; }
-size_t reg_device_count(ggml_backend_reg_t) { return 1; }
+const char *       reg_name(ggml_backend_reg_t) { return "SPARSE"; }
+size_t             reg_device_count(ggml_backend_reg_t) { return 1; }
 ggml_backend_dev_t reg_device(ggml_backend_reg_t, size_t) { return backend_device(); }
 
 void * reg_proc_address(ggml_backend_reg_t, const char * name) {
@@ -183,7 +178,5 @@ ggml_backend_dev_t backend_device() {
 
 // Entry of ggml_backend_load and GGML_BACKEND_PATH.
 extern "C" {
-GGML_BACKEND_API ggml_backend_reg_t ggml_backend_init(void) {
-    return ggml_sparse::backend_reg();
-}
+GGML_BACKEND_API ggml_backend_reg_t ggml_backend_init(void) { return ggml_sparse::backend_reg(); }
 }

@@ -9,13 +9,9 @@ static ggml_status refuse(ffn_session & session, const ggml_tensor * node, const
     return GGML_STATUS_FAILED;
 }
 
-static bool is_product(const ggml_tensor * t) {
-    return t && (t->op == GGML_OP_MUL_MAT || t->op == GGML_OP_MUL_MAT_ID);
-}
+static bool is_product(const ggml_tensor * t) { return t && (t->op == GGML_OP_MUL_MAT || t->op == GGML_OP_MUL_MAT_ID); }
 
-static bool same_layer(const ffn_weight & a, const ffn_weight & b) {
-    return a.spec == b.spec && a.il == b.il;
-}
+static bool same_layer(const ffn_weight & a, const ffn_weight & b) { return a.spec == b.spec && a.il == b.il; }
 
 ggml_status ffn_block::take(const ggml_tensor * node, ffn_session & session, int n_threads) {
     if (i_batch_ != session.i_batch) { // a cancelled batch may have left a block open
@@ -40,8 +36,8 @@ ggml_status ffn_block::take(const ggml_tensor * node, ffn_session & session, int
 
 // x: {n_embd, n_tokens} of a dense FFN, {n_embd, 1, n_tokens} of a mixture.
 bool ffn_block::capture(const ggml_tensor * node, const ffn_weight & w, ffn_session & session) {
-    const ggml_tensor * x = node->src[1];
-    const bool expert = node->op == GGML_OP_MUL_MAT_ID;
+    const ggml_tensor * x      = node->src[1];
+    const bool          expert = node->op == GGML_OP_MUL_MAT_ID;
     if (x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) || x->ne[0] != session.spec.info.n_embd || x->ne[3] != 1) {
         return false;
     }
@@ -54,10 +50,10 @@ bool ffn_block::capture(const ggml_tensor * node, const ffn_weight & w, ffn_sess
     first_    = &w;
     n_embd_   = x->ne[0];
     n_tokens_ = x->ne[expert ? 2 : 1];
-    x_.resize(size_t(n_embd_*n_tokens_));
+    x_.resize(size_t(n_embd_ * n_tokens_));
     for (int64_t t = 0; t < n_tokens_; ++t) {
-        const char * row = static_cast<const char *>(x->data) + size_t(t)*x->nb[expert ? 2 : 1];
-        std::memcpy(&x_[size_t(t*n_embd_)], row, size_t(n_embd_)*sizeof(float));
+        const char * row = static_cast<const char *>(x->data) + size_t(t) * x->nb[expert ? 2 : 1];
+        std::memcpy(&x_[size_t(t * n_embd_)], row, size_t(n_embd_) * sizeof(float));
     }
     return true;
 }
@@ -67,9 +63,9 @@ bool ffn_block::completes(const ggml_tensor * node, const ffn_weight & w) const 
     if (!first_ || !same_layer(*first_, w) || !glu || glu->op != GGML_OP_GLU || !is_product(glu->src[0]) || !is_product(glu->src[1])) {
         return false;
     }
-    const ffn_weight * gate = find_weight(glu->src[0]->src[0]);
-    const ffn_weight * up   = find_weight(glu->src[1]->src[0]);
-    const bool swapped = glu->op_params[1] != 0;
+    const ffn_weight * gate    = find_weight(glu->src[0]->src[0]);
+    const ffn_weight * up      = find_weight(glu->src[1]->src[0]);
+    const bool         swapped = glu->op_params[1] != 0;
     return gate && up && same_layer(*gate, w) && same_layer(*up, w) && gate->role == ffn_role::gate && up->role == ffn_role::up &&
            ggml_get_glu_op(glu) == GGML_GLU_OP_SWIGLU && !swapped;
 }
@@ -77,19 +73,20 @@ bool ffn_block::completes(const ggml_tensor * node, const ffn_weight & w) const 
 // Which columns each expert computes; a dense FFN is one expert with every token.
 bool ffn_block::group_columns(const ggml_tensor * node, int64_t n_set) {
     groups_.assign(size_t(n_set), {});
-    const ggml_tensor * ids = node->src[2];
-    const int64_t n_used = ids ? ids->ne[0] : 1;
+    const ggml_tensor * ids    = node->src[2];
+    const int64_t       n_used = ids ? ids->ne[0] : 1;
     for (int64_t t = 0; t < n_tokens_; ++t) {
         for (int64_t u = 0; u < n_used; ++u) {
             int32_t e = 0;
             if (ids) {
-                std::memcpy(&e, static_cast<const char *>(ids->data) + size_t(t)*ids->nb[1] + size_t(u)*ids->nb[0], sizeof(e));
+                std::memcpy(&e, static_cast<const char *>(ids->data) + size_t(t) * ids->nb[1] + size_t(u) * ids->nb[0], sizeof(e));
             }
             if (e < 0 || e >= n_set) {
                 return false;
             }
-            char * y = static_cast<char *>(node->data) + (ids ? size_t(t)*node->nb[2] + size_t(u)*node->nb[1] : size_t(t)*node->nb[1]);
-            groups_[size_t(e)].x.push_back(&x_[size_t(t*n_embd_)]);
+            char * y =
+                static_cast<char *>(node->data) + (ids ? size_t(t) * node->nb[2] + size_t(u) * node->nb[1] : size_t(t) * node->nb[1]);
+            groups_[size_t(e)].x.push_back(&x_[size_t(t * n_embd_)]);
             groups_[size_t(e)].y.push_back(reinterpret_cast<float *>(y));
         }
     }
@@ -98,10 +95,10 @@ bool ffn_block::group_columns(const ggml_tensor * node, int64_t n_set) {
 
 ggml_status ffn_block::run_expert(int64_t e, int32_t il, ffn_session & session, int n_threads) {
     const column_group & g = groups_[size_t(e)];
-    const ffn_columns cols{int64_t(g.x.size()), g.x.data(), g.y.data()};
-    ffn_run_params params{n_threads, session.kernels, &session.cancel, nullptr, nullptr};
+    const ffn_columns    cols{int64_t(g.x.size()), g.x.data(), g.y.data()};
+    ffn_run_params       params{n_threads, session.kernels, &session.cancel, nullptr, nullptr};
     if (!session.profile_counts.empty()) {
-        params.profile = &session.profile_counts[size_t(il)][size_t(e*session.spec.info.n_ff)];
+        params.profile = &session.profile_counts[size_t(il)][size_t(e * session.spec.info.n_ff)];
         session.profile_columns[size_t(il)][size_t(e)] += uint64_t(cols.n);
     }
     const bool done = ffn_run(session.ffn(il, e), cols, params, ws_, session.layers[size_t(il)], session.times);

@@ -17,10 +17,10 @@ class ffn_block {
     ggml_status take(const ggml_tensor * node, ffn_session & session, int n_threads);
 
   private:
-    bool capture(const ggml_tensor * node, const ffn_weight & w, ffn_session & session);
+    bool        capture(const ggml_tensor * node, const ffn_weight & w, ffn_session & session);
     ggml_status down(const ggml_tensor * node, const ffn_weight & w, ffn_session & session, int n_threads);
-    bool completes(const ggml_tensor * node, const ffn_weight & w) const;
-    bool group_columns(const ggml_tensor * node, int64_t n_set);
+    bool        completes(const ggml_tensor * node, const ffn_weight & w) const;
+    bool        group_columns(const ggml_tensor * node, int64_t n_set);
     ggml_status run_expert(int64_t e, int32_t il, ffn_session & session, int n_threads);
 
     struct column_group {
@@ -30,12 +30,12 @@ class ffn_block {
 
     // x is copied when gate or up is seen: its memory may be reused before `down`, and
     // `down` may be written over it
-    std::vector<float> x_;
-    int64_t n_embd_ = 0, n_tokens_ = 0;
-    const ffn_weight * first_ = nullptr; // gate or up of the open block
-    uint64_t i_batch_ = 0;               // the batch it belongs to
-    std::vector<column_group> groups_;   // per expert
-    ffn_workspace ws_;
+    std::vector<float>        x_;
+    int64_t                   n_embd_ = 0, n_tokens_ = 0;
+    const ffn_weight *        first_   = nullptr; // gate or up of the open block
+    uint64_t                  i_batch_ = 0;       // the batch it belongs to
+    std::vector<column_group> groups_;            // per expert
+    ffn_workspace             ws_;
 };
 
 } // namespace ggml_sparse

@@ -22,9 +22,7 @@ struct reservation { // context of a buffer
     std::list<ffn_weight> weights;
 };
 
-reservation & reservation_of(ggml_backend_buffer_t buffer) {
-    return *static_cast<reservation *>(buffer->context);
-}
+reservation & reservation_of(ggml_backend_buffer_t buffer) { return *static_cast<reservation *>(buffer->context); }
 
 void buffer_free(ggml_backend_buffer_t buffer) {
     reservation & r = reservation_of(buffer);
@@ -32,9 +30,7 @@ void buffer_free(ggml_backend_buffer_t buffer) {
     delete &r;
 }
 
-void * buffer_base(ggml_backend_buffer_t buffer) {
-    return reservation_of(buffer).base;
-}
+void * buffer_base(ggml_backend_buffer_t buffer) { return reservation_of(buffer).base; }
 
 // "blk.3.ffn_up_exps.weight" -> layer 3, up
 bool parse_name(const char * name, ffn_weight & w) {
@@ -44,13 +40,13 @@ bool parse_name(const char * name, ffn_weight & w) {
     }
     static const char * const roles[] = {"gate", "up", "down"};
     const auto it = std::find_if(std::begin(roles), std::end(roles), [&](const char * r) { return std::strcmp(r, role) == 0; });
-    w.role = ffn_role(it - std::begin(roles));
+    w.role        = ffn_role(it - std::begin(roles));
     return it != std::end(roles);
 }
 
 ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * t) {
     reservation & r = reservation_of(buffer);
-    ffn_weight w{&r.spec, 0, ffn_role::gate};
+    ffn_weight    w{&r.spec, 0, ffn_role::gate};
     if (t->view_src || !parse_name(t->name, w) || w.il < 0 || w.il >= r.spec.info.n_layer) {
         return GGML_STATUS_FAILED;
     }
@@ -64,9 +60,7 @@ void buffer_set(ggml_backend_buffer_t, ggml_tensor *, const void *, size_t, size
 void buffer_clear(ggml_backend_buffer_t, uint8_t) {}
 
 // Nobody should read the placeholder; zeros are better than a fault.
-void buffer_get(ggml_backend_buffer_t, const ggml_tensor *, void * data, size_t, size_t size) {
-    std::memset(data, 0, size);
-}
+void buffer_get(ggml_backend_buffer_t, const ggml_tensor *, void * data, size_t, size_t size) { std::memset(data, 0, size); }
 
 ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
     const size_t n    = std::max(size, k_alignment);
@@ -91,8 +85,8 @@ ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
 }
 
 const char * type_name(ggml_backend_buffer_type_t) { return "SPARSE_FFN"; }
-size_t type_alignment(ggml_backend_buffer_type_t) { return k_alignment; }
-bool type_is_host(ggml_backend_buffer_type_t) { return false; }
+size_t       type_alignment(ggml_backend_buffer_type_t) { return k_alignment; }
+bool         type_is_host(ggml_backend_buffer_type_t) { return false; }
 
 } // namespace
 
@@ -105,9 +99,7 @@ ffn_buffer_type::ffn_buffer_type(const model_spec & spec) : type_{} {
     type_.context         = const_cast<model_spec *>(&spec);
 }
 
-bool is_ffn_buffer_type(ggml_backend_buffer_type_t type) {
-    return type && type->slots.name == type_name;
-}
+bool is_ffn_buffer_type(ggml_backend_buffer_type_t type) { return type && type->slots.name == type_name; }
 
 const ffn_weight * find_weight(const ggml_tensor * t) {
     const bool ours = t && t->buffer && is_ffn_buffer_type(ggml_backend_buffer_get_type(t->buffer));

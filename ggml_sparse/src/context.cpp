@@ -17,12 +17,11 @@ static constexpr size_t k_max_records = 4096;
 
 // --- parameters --------------------------------------------------------------------
 
-static int32_t default_threads() {
-    return int32_t(std::max(1u, std::thread::hardware_concurrency()));
-}
+static int32_t default_threads() { return int32_t(std::max(1u, std::thread::hardware_concurrency())); }
 
 static ggml_type kv_type(int32_t type) {
-    require_argument(type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0, "type_k and type_v must be F32, F16 or Q8_0");
+    require_argument(type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0,
+                     "type_k and type_v must be F32, F16 or Q8_0");
     return ggml_type(type);
 }
 
@@ -31,9 +30,10 @@ static void check_window(const model_spec & spec, const ggml_sparse_context_para
     if (window == 0 || p.n_ctx <= window || p.ignore_swa) {
         return;
     }
-    error e(GGML_SPARSE_ERR_UNSUPPORTED, "A context of " + std::to_string(p.n_ctx) + " tokens is longer than the checkpoint's sliding window of " +
-            std::to_string(window) + ", which llama.cpp's llama graph does not have. Ask for at most " + std::to_string(window) +
-            " tokens (--n-ctx), or accept full attention beyond it with ignore_swa (--ignore-swa).");
+    error e(GGML_SPARSE_ERR_UNSUPPORTED, "A context of " + std::to_string(p.n_ctx) +
+                                             " tokens is longer than the checkpoint's sliding window of " + std::to_string(window) +
+                                             ", which llama.cpp's llama graph does not have. Ask for at most " + std::to_string(window) +
+                                             " tokens (--n-ctx), or accept full attention beyond it with ignore_swa (--ignore-swa).");
     throw e.at("n_ctx").expected("at most " + std::to_string(window)).found(std::to_string(p.n_ctx)).counts(p.n_ctx, window);
 }
 
@@ -43,13 +43,17 @@ static ggml_sparse_mode checked_mode(const model_spec & spec, ggml_sparse_mode m
         return spec.info.default_mode;
     }
     if (mode == GGML_SPARSE_MODE_PREDICTED && !spec.info.has_predictor) {
-        throw error(GGML_SPARSE_ERR_UNSUPPORTED, "Mode predicted needs predictors, and this file has none: use exact.").at("mode").expected("exact or dense").found("predicted");
+        throw error(GGML_SPARSE_ERR_UNSUPPORTED, "Mode predicted needs predictors, and this file has none: use exact.")
+            .at("mode")
+            .expected("exact or dense")
+            .found("predicted");
     }
     return mode;
 }
 
 static ggml_sparse_context_params filled_in(const model_spec & spec, ggml_sparse_context_params p) {
-    require_argument(p.n_ctx >= 0 && p.n_batch >= 1 && p.n_ubatch >= 1 && p.n_threads >= 0, "n_ctx, n_batch, n_ubatch and n_threads must not be negative");
+    require_argument(p.n_ctx >= 0 && p.n_batch >= 1 && p.n_ubatch >= 1 && p.n_threads >= 0,
+                     "n_ctx, n_batch, n_ubatch and n_threads must not be negative");
     require_argument(p.flash_attn >= -1 && p.flash_attn <= 1, "flash_attn must be -1, 0 or 1");
     require_argument(p.n_threads <= 512, "n_threads must be at most 512");
     p.n_ctx     = p.n_ctx ? p.n_ctx : spec.info.n_ctx_train;
@@ -62,18 +66,18 @@ static ggml_sparse_context_params filled_in(const model_spec & spec, ggml_sparse
 
 static llama_context_params host_params(const ggml_sparse_context_params & p, ffn_session & session) {
     llama_context_params h = llama_context_default_params();
-    h.n_ctx               = uint32_t(p.n_ctx);
-    h.n_batch             = uint32_t(p.n_batch);
-    h.n_ubatch            = uint32_t(p.n_ubatch);
-    h.n_seq_max           = 1;
-    h.n_threads           = p.n_threads;
-    h.n_threads_batch     = p.n_threads;
-    h.flash_attn_type     = llama_flash_attn_type(p.flash_attn);
-    h.type_k              = kv_type(p.type_k);
-    h.type_v              = kv_type(p.type_v);
-    h.abort_callback      = session_cancelled;
-    h.abort_callback_data = &session;
-    h.no_perf             = true;
+    h.n_ctx                = uint32_t(p.n_ctx);
+    h.n_batch              = uint32_t(p.n_batch);
+    h.n_ubatch             = uint32_t(p.n_ubatch);
+    h.n_seq_max            = 1;
+    h.n_threads            = p.n_threads;
+    h.n_threads_batch      = p.n_threads;
+    h.flash_attn_type      = llama_flash_attn_type(p.flash_attn);
+    h.type_k               = kv_type(p.type_k);
+    h.type_v               = kv_type(p.type_v);
+    h.abort_callback       = session_cancelled;
+    h.abort_callback_data  = &session;
+    h.no_perf              = true;
     return h;
 }
 
@@ -89,7 +93,8 @@ ggml_sparse_context::ggml_sparse_context(ggml_sparse_model & model, const ggml_s
     host_log_scope log;
     llama.reset(llama_init_from_model(model.llama.get(), host_params(p, session)));
     if (!llama) {
-        throw error(GGML_SPARSE_ERR_BACKEND, "libllama could not make a context of " + std::to_string(p.n_ctx) + " tokens: " + log.errors());
+        throw error(GGML_SPARSE_ERR_BACKEND,
+                    "libllama could not make a context of " + std::to_string(p.n_ctx) + " tokens: " + log.errors());
     }
     n_ctx   = p.n_ctx;
     n_batch = p.n_batch;
@@ -100,9 +105,7 @@ void ggml_sparse_context::llama_deleter::operator()(llama_context * c) const {
     llama_free(c);
 }
 
-void ggml_sparse_context::set_mode(ggml_sparse_mode mode) {
-    session.mode = checked_mode(model.spec, mode);
-}
+void ggml_sparse_context::set_mode(ggml_sparse_mode mode) { session.mode = checked_mode(model.spec, mode); }
 
 // --- evaluation ----------------------------------------------------------------------
 
@@ -111,20 +114,20 @@ static uint64_t now_ns() {
 }
 
 static void add(ggml_sparse_layer_stats & sum, const ggml_sparse_layer_stats & l) {
-    sum.n_neuron        += l.n_neuron;
-    sum.n_selected      += l.n_selected;
-    sum.n_active        += l.n_active;
-    sum.rows_gate       += l.rows_gate;
-    sum.rows_up         += l.rows_up;
-    sum.rows_down       += l.rows_down;
-    sum.bytes_ffn       += l.bytes_ffn;
+    sum.n_neuron += l.n_neuron;
+    sum.n_selected += l.n_selected;
+    sum.n_active += l.n_active;
+    sum.rows_gate += l.rows_gate;
+    sum.rows_up += l.rows_up;
+    sum.rows_down += l.rows_down;
+    sum.bytes_ffn += l.bytes_ffn;
     sum.bytes_predictor += l.bytes_predictor;
 }
 
 // What libllama reads of its own weights for one batch: all of them but unused embedding rows.
 static uint64_t rest_bytes(const ggml_sparse_model & model, int32_t n_tokens) {
     const gguf_tensor_info & embd = *model.file.find_tensor("token_embd.weight");
-    const uint64_t rows = embd.nbytes/uint64_t(model.spec.info.n_vocab)*uint64_t(std::min(n_tokens, model.spec.info.n_vocab));
+    const uint64_t           rows = embd.nbytes / uint64_t(model.spec.info.n_vocab) * uint64_t(std::min(n_tokens, model.spec.info.n_vocab));
     return model.spec.tied ? model.spec.info.bytes_rest : model.spec.info.bytes_rest - embd.nbytes + rows;
 }
 
@@ -170,7 +173,7 @@ void ggml_sparse_context::decode(const int32_t * tokens, int32_t n_tokens, bool 
 
     session.start_batch();
     const uint64_t begin = now_ns();
-    const int32_t  rc = llama_decode(llama.get(), batch);
+    const int32_t  rc    = llama_decode(llama.get(), batch);
     if (rc != 0) {
         llama_memory_seq_rm(llama_get_memory(llama.get()), 0, n_past, -1);
     }
@@ -182,7 +185,7 @@ void ggml_sparse_context::decode(const int32_t * tokens, int32_t n_tokens, bool 
 void ggml_sparse_context::copy_logits(int32_t n_tokens, float * logits) const {
     const size_t n_vocab = size_t(model.spec.info.n_vocab);
     for (int32_t i = 0; i < n_tokens; ++i) {
-        std::memcpy(logits + size_t(i)*n_vocab, llama_get_logits_ith(llama.get(), i), n_vocab*sizeof(float));
+        std::memcpy(logits + size_t(i) * n_vocab, llama_get_logits_ith(llama.get(), i), n_vocab * sizeof(float));
     }
 }
 
@@ -198,18 +201,19 @@ void ggml_sparse_context::eval(const int32_t * tokens, int32_t n_tokens, float *
     }
     const flag_reset reset{session.cancel};
     if (int64_t(n_past) + n_tokens > n_ctx) {
-        error e(GGML_SPARSE_ERR_CONTEXT, "The sequence would be " + std::to_string(int64_t(n_past) + n_tokens) + " tokens long, but the context holds " +
-                std::to_string(n_ctx) + ". Raise n_ctx or shorten the text; nothing is ever truncated.");
+        error e(GGML_SPARSE_ERR_CONTEXT, "The sequence would be " + std::to_string(int64_t(n_past) + n_tokens) +
+                                             " tokens long, but the context holds " + std::to_string(n_ctx) +
+                                             ". Raise n_ctx or shorten the text; nothing is ever truncated.");
         throw e.at("n_ctx").counts(int64_t(n_past) + n_tokens, n_ctx);
     }
     const size_t n_vocab = size_t(model.spec.info.n_vocab);
     for (int32_t i = 0; i < n_tokens; i += n_batch) {
         const int32_t n = std::min(n_batch, n_tokens - i);
-        has_logits = false;
+        has_logits      = false;
         // libllama prunes the last layer to the columns whose logits are wanted: a profile wants all
         decode(tokens + i, n, logits != nullptr || !session.profile_counts.empty(), i + n == n_tokens);
         if (logits) {
-            copy_logits(n, logits + size_t(i)*n_vocab);
+            copy_logits(n, logits + size_t(i) * n_vocab);
         }
     }
     has_logits = true;
@@ -230,7 +234,8 @@ ggml_sparse_context_params ggml_sparse_context_default_params(void) noexcept {
     return {0, 2048, 512, 0, GGML_TYPE_F16, GGML_TYPE_F16, -1, GGML_SPARSE_MODE_DEFAULT, GGML_SPARSE_ISA_AUTO, false};
 }
 
-ggml_sparse_status ggml_sparse_context_create(ggml_sparse_model * model, const ggml_sparse_context_params * params, ggml_sparse_context ** ctx, ggml_sparse_error * err) noexcept {
+ggml_sparse_status ggml_sparse_context_create(ggml_sparse_model * model, const ggml_sparse_context_params * params,
+                                              ggml_sparse_context ** ctx, ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         require_argument(model && params && ctx, "ggml_sparse_context_create: NULL argument");
         *ctx = nullptr;
@@ -238,17 +243,13 @@ ggml_sparse_status ggml_sparse_context_create(ggml_sparse_model * model, const g
     });
 }
 
-void ggml_sparse_context_free(ggml_sparse_context * ctx) noexcept {
-    delete ctx;
-}
+void ggml_sparse_context_free(ggml_sparse_context * ctx) noexcept { delete ctx; }
 
 ggml_sparse_status ggml_sparse_context_set_mode(ggml_sparse_context * ctx, ggml_sparse_mode mode, ggml_sparse_error * err) noexcept {
     return guard(err, [&] { ctx->set_mode(mode); });
 }
 
-ggml_sparse_mode ggml_sparse_context_get_mode(const ggml_sparse_context * ctx) noexcept {
-    return ctx->session.mode;
-}
+ggml_sparse_mode ggml_sparse_context_get_mode(const ggml_sparse_context * ctx) noexcept { return ctx->session.mode; }
 
 ggml_sparse_status ggml_sparse_context_set_threads(ggml_sparse_context * ctx, int32_t n_threads, ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
@@ -258,15 +259,12 @@ ggml_sparse_status ggml_sparse_context_set_threads(ggml_sparse_context * ctx, in
     });
 }
 
-int32_t ggml_sparse_context_n_ctx(const ggml_sparse_context * ctx) noexcept {
-    return ctx->n_ctx;
-}
+int32_t ggml_sparse_context_n_ctx(const ggml_sparse_context * ctx) noexcept { return ctx->n_ctx; }
 
-int32_t ggml_sparse_context_n_past(const ggml_sparse_context * ctx) noexcept {
-    return ctx->n_past;
-}
+int32_t ggml_sparse_context_n_past(const ggml_sparse_context * ctx) noexcept { return ctx->n_past; }
 
-ggml_sparse_status ggml_sparse_context_eval(ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens, float * logits, ggml_sparse_error * err) noexcept {
+ggml_sparse_status ggml_sparse_context_eval(ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens, float * logits,
+                                            ggml_sparse_error * err) noexcept {
     return guard(err, [&] { ctx->eval(tokens, n_tokens, logits); });
 }
 
@@ -278,9 +276,7 @@ ggml_sparse_status ggml_sparse_context_truncate(ggml_sparse_context * ctx, int32
     return guard(err, [&] { ctx->truncate(n_past); });
 }
 
-void ggml_sparse_context_cancel(ggml_sparse_context * ctx) noexcept {
-    ctx->session.cancel = true;
-}
+void ggml_sparse_context_cancel(ggml_sparse_context * ctx) noexcept { ctx->session.cancel = true; }
 
 int32_t ggml_sparse_context_read_stats(ggml_sparse_context * ctx, ggml_sparse_stats * records, int32_t n_max) noexcept {
     const int32_t n = int32_t(std::min<size_t>(ctx->records.size(), size_t(std::max(n_max, 0))));
@@ -297,7 +293,8 @@ ggml_sparse_status ggml_sparse_context_profile(ggml_sparse_context * ctx, bool e
     return guard(err, [&] { ctx->session.profile(enable); });
 }
 
-ggml_sparse_status ggml_sparse_context_profile_read(const ggml_sparse_context * ctx, int32_t il, uint64_t * counts, uint64_t * columns, ggml_sparse_error * err) noexcept {
+ggml_sparse_status ggml_sparse_context_profile_read(const ggml_sparse_context * ctx, int32_t il, uint64_t * counts, uint64_t * columns,
+                                                    ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         const ffn_session & s = ctx->session;
         require_argument(!s.profile_counts.empty(), "profiling is off");

@@ -20,13 +20,13 @@ struct ggml_sparse_context {
         void operator()(llama_context * c) const;
     };
 
-    ggml_sparse_model & model;
-    ggml_sparse::ffn_session session; // before llama: its streams point here
+    ggml_sparse_model &                           model;
+    ggml_sparse::ffn_session                      session; // before llama: its streams point here
     std::unique_ptr<llama_context, llama_deleter> llama;
-    int32_t n_ctx = 0, n_batch = 0, n_past = 0;
-    bool    has_logits = false;
-    int64_t n_evals    = 0;
-    std::deque<ggml_sparse_stats> records;
+    int32_t                                       n_ctx = 0, n_batch = 0, n_past = 0;
+    bool                                          has_logits = false;
+    int64_t                                       n_evals    = 0;
+    std::deque<ggml_sparse_stats>                 records;
 
   private:
     void decode(const int32_t * tokens, int32_t n_tokens, bool all_logits, bool last);

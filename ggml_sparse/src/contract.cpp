@@ -1,8 +1,8 @@
 #include "contract.h"
 
 #include "error.h"
-#include "keys.h"
 #include "ggml-cpu.h"
+#include "keys.h"
 #include "types.h"
 
 #include <algorithm>
@@ -18,7 +18,7 @@ static constexpr int64_t k_max_experts = 512;
 static constexpr int64_t k_max_dim     = int64_t(1) << 28;
 
 static const void * advance(const ggml_sparse_matrix & m, int64_t e) {
-    return m.data ? static_cast<const uint8_t *>(m.data) + size_t(e*m.n_row)*ggml_row_size(ggml_type(m.type), m.n_col) : nullptr;
+    return m.data ? static_cast<const uint8_t *>(m.data) + size_t(e * m.n_row) * ggml_row_size(ggml_type(m.type), m.n_col) : nullptr;
 }
 
 ggml_sparse_ffn layer_spec::expert(int64_t e) const {
@@ -57,7 +57,8 @@ class contract_reader {
     }
 
     [[noreturn]] void unsupported(const std::string & where, const std::string & expected, const std::string & found) const {
-        error e(GGML_SPARSE_ERR_UNSUPPORTED, file_.path() + ": " + where + ": this version of turbosparse reads " + expected + ", found " + found + ".");
+        error e(GGML_SPARSE_ERR_UNSUPPORTED,
+                file_.path() + ": " + where + ": this version of turbosparse reads " + expected + ", found " + found + ".");
         throw e.at(where).expected(expected).found(found);
     }
 
@@ -86,8 +87,8 @@ class contract_reader {
     }
 
     int64_t integer_key(const std::string & name, int64_t min, int64_t max) {
-        const std::string expected = "an integer from " + std::to_string(min) + " to " + std::to_string(max);
-        const gguf_value & v = required_key(name, expected);
+        const std::string  expected = "an integer from " + std::to_string(min) + " to " + std::to_string(max);
+        const gguf_value & v        = required_key(name, expected);
         if (v.is_array || !v.is_integer()) {
             fail(name, expected, v.type_name());
         }
@@ -111,8 +112,8 @@ class contract_reader {
 
     // An array of n_layer numbers, or null when the key is absent.
     const gguf_value * layer_array(const std::string & name, bool integers) {
-        const gguf_value * v = key(name);
-        const std::string expected = std::string("an array of ") + std::to_string(info_.n_layer) + (integers ? " integers" : " numbers");
+        const gguf_value * v        = key(name);
+        const std::string  expected = std::string("an array of ") + std::to_string(info_.n_layer) + (integers ? " integers" : " numbers");
         if (v && (!v->is_array || !v->is_number() || (integers && !v->is_integer()))) {
             fail(name, expected, v->type_name());
         }
@@ -125,8 +126,9 @@ class contract_reader {
     void identity() {
         const std::string arch = string_key("general.architecture", nullptr);
         if (arch != keys::architecture) {
-            error e(GGML_SPARSE_ERR_UNSUPPORTED, file_.path() + ": general.architecture is \"" + arch +
-                    "\", not \"turbosparse\". Run it with llama.cpp, or make a TurboSparse file with `turbosparse convert`.");
+            error e(GGML_SPARSE_ERR_UNSUPPORTED,
+                    file_.path() + ": general.architecture is \"" + arch +
+                        "\", not \"turbosparse\". Run it with llama.cpp, or make a TurboSparse file with `turbosparse convert`.");
             throw e.at("general.architecture").expected(keys::architecture).found(arch);
         }
         info_.version = uint32_t(integer_key(keys::version, 0, UINT32_MAX));
@@ -149,15 +151,15 @@ class contract_reader {
     }
 
     void hyper_parameters() {
-        info_.n_layer     = int32_t(integer_key(keys::block_count, 1, k_max_layers));
-        info_.n_embd      = int32_t(integer_key(keys::embedding_length, 1, k_max_dim));
-        info_.n_ff        = int32_t(integer_key(keys::feed_forward_length, 1, k_max_dim));
-        info_.n_head      = int32_t(integer_key(keys::head_count, 1, info_.n_embd));
-        info_.n_head_kv   = int32_t(integer_key(keys::head_count_kv, 1, info_.n_head));
-        info_.n_vocab     = int32_t(integer_key(keys::vocab_size, 1, k_max_dim));
-        info_.n_ctx_train = int32_t(integer_key(keys::context_length, 1, INT32_MAX));
-        info_.n_expert      = int32_t(optional_integer(keys::expert_count, 0, k_max_experts, 0));
-        info_.n_expert_used = int32_t(optional_integer(keys::expert_used_count, info_.n_expert > 0, info_.n_expert, 0));
+        info_.n_layer        = int32_t(integer_key(keys::block_count, 1, k_max_layers));
+        info_.n_embd         = int32_t(integer_key(keys::embedding_length, 1, k_max_dim));
+        info_.n_ff           = int32_t(integer_key(keys::feed_forward_length, 1, k_max_dim));
+        info_.n_head         = int32_t(integer_key(keys::head_count, 1, info_.n_embd));
+        info_.n_head_kv      = int32_t(integer_key(keys::head_count_kv, 1, info_.n_head));
+        info_.n_vocab        = int32_t(integer_key(keys::vocab_size, 1, k_max_dim));
+        info_.n_ctx_train    = int32_t(integer_key(keys::context_length, 1, INT32_MAX));
+        info_.n_expert       = int32_t(optional_integer(keys::expert_count, 0, k_max_experts, 0));
+        info_.n_expert_used  = int32_t(optional_integer(keys::expert_used_count, info_.n_expert > 0, info_.n_expert, 0));
         info_.sliding_window = int32_t(optional_integer(keys::sliding_window, 0, INT32_MAX, 0));
         if (info_.n_embd % info_.n_head != 0) {
             fail(keys::head_count, "a divisor of embedding_length " + std::to_string(info_.n_embd), std::to_string(info_.n_head));
@@ -168,7 +170,7 @@ class contract_reader {
         if (info_.n_expert > 0 && info_.n_expert_used == 0) {
             fail(keys::expert_used_count, "1 to " + std::to_string(info_.n_expert), "no such key");
         }
-        const int64_t head = info_.n_embd/info_.n_head;
+        const int64_t head = info_.n_embd / info_.n_head;
         if (head % 2 != 0) {
             fail(keys::head_count, "an even head size", std::to_string(head));
         }
@@ -213,7 +215,7 @@ class contract_reader {
             fail(keys::ffn_neuron_order, "original or hot_first", "\"" + order + "\"");
         }
         info_.hot_first = order == "hot_first";
-        first_branch_ = layer_array(keys::ffn_first_branch, true);
+        first_branch_   = layer_array(keys::ffn_first_branch, true);
     }
 
     void predictor_keys() {
@@ -231,7 +233,9 @@ class contract_reader {
         if (mode != "exact" && mode != "predicted" && mode != "dense") {
             fail(keys::default_mode, "exact, predicted or dense", "\"" + mode + "\"");
         }
-        info_.default_mode = mode == "exact" ? GGML_SPARSE_MODE_EXACT : mode == "dense" ? GGML_SPARSE_MODE_DENSE : GGML_SPARSE_MODE_PREDICTED;
+        info_.default_mode = mode == "exact"   ? GGML_SPARSE_MODE_EXACT
+                             : mode == "dense" ? GGML_SPARSE_MODE_DENSE
+                                               : GGML_SPARSE_MODE_PREDICTED;
         for (const char * name : {keys::predictor_source, keys::profile_corpus, keys::profile_sha256, keys::profile_tokens}) {
             known_.insert(name);
         }
@@ -240,8 +244,8 @@ class contract_reader {
     // --- vocabulary: libllama asserts on what is checked here --------------------
 
     const gguf_value * token_array(const std::string & name, gguf_type type, bool required) {
-        const gguf_value * v = key(name);
-        const std::string expected = "an array of " + std::to_string(info_.n_vocab);
+        const gguf_value * v        = key(name);
+        const std::string  expected = "an array of " + std::to_string(info_.n_vocab);
         if (!v && required) {
             fail(name, expected, "no such key");
         }
@@ -254,9 +258,7 @@ class contract_reader {
         return v;
     }
 
-    int32_t token_id(const std::string & name) {
-        return int32_t(optional_integer(name, 0, info_.n_vocab - 1, -1));
-    }
+    int32_t token_id(const std::string & name) { return int32_t(optional_integer(name, 0, info_.n_vocab - 1, -1)); }
 
     void vocabulary() {
         const std::string model = string_key("tokenizer.ggml.model", nullptr);
@@ -311,8 +313,8 @@ class contract_reader {
                 continue;
             }
             const std::string t(tokens.strings[i]);
-            unsigned byte = 0;
-            int      used = 0;
+            unsigned          byte = 0;
+            int               used = 0;
             if (t.size() != 6 || std::sscanf(t.c_str(), "<0x%2X>%n", &byte, &used) != 1 || used != 6) {
                 fail("tokenizer.ggml.tokens", "byte tokens written <0xNN>", "\"" + t + "\"");
             }
@@ -339,10 +341,10 @@ class contract_reader {
 
     const gguf_tensor_info * tensor(const std::string & name, std::initializer_list<int64_t> ne, bool required) {
         used_.insert(name);
-        const gguf_tensor_info * t = file_.find_tensor(name);
-        std::string shape = "{";
-        size_t      i     = 0;
-        bool        same  = true;
+        const gguf_tensor_info * t     = file_.find_tensor(name);
+        std::string              shape = "{";
+        size_t                   i     = 0;
+        bool                     same  = true;
         for (const int64_t n : ne) {
             shape += (i ? ", " : "") + std::to_string(n);
             same = same && t && t->ne[i] == n;
@@ -390,7 +392,8 @@ class contract_reader {
 
     // Matrix {n_col, n_row[, n_expert]} of a type in quants.def.
     ggml_sparse_matrix matrix(const std::string & name, int64_t n_col, int64_t n_row) {
-        const gguf_tensor_info * t = info_.n_expert > 0 ? tensor(name, {n_col, n_row, info_.n_expert}, true) : tensor(name, {n_col, n_row}, true);
+        const gguf_tensor_info * t =
+            info_.n_expert > 0 ? tensor(name, {n_col, n_row, info_.n_expert}, true) : tensor(name, {n_col, n_row}, true);
         if (!weight_type_find(t->type)) {
             unsupported(name, "the types of quants.def for the FFN", ggml_type_name(t->type));
         }
@@ -407,8 +410,8 @@ class contract_reader {
     }
 
     void layer(int32_t il) {
-        const std::string blk = "blk." + std::to_string(il) + ".";
-        const int64_t n_embd = info_.n_embd, n_kv = n_embd/info_.n_head*info_.n_head_kv;
+        const std::string blk    = "blk." + std::to_string(il) + ".";
+        const int64_t     n_embd = info_.n_embd, n_kv = n_embd / info_.n_head * info_.n_head_kv;
         rest(blk + keys::attn_norm, {n_embd}, true);
         rest(blk + keys::attn_q, {n_embd, n_embd}, false);
         rest(blk + keys::attn_k, {n_embd, n_kv}, false);
@@ -419,12 +422,12 @@ class contract_reader {
             rest(blk + keys::ffn_gate_inp, {n_embd, info_.n_expert}, false);
         }
         layer_spec l;
-        l.ffn.activation   = info_.activation;
-        l.ffn.first_branch = branch(il);
+        l.ffn.activation         = info_.activation;
+        l.ffn.first_branch       = branch(il);
         const std::string weight = info_.n_expert > 0 ? "_exps.weight" : ".weight";
-        l.ffn.gate   = matrix(blk + keys::ffn_gate + weight, n_embd, info_.n_ff);
-        l.ffn.up     = matrix(blk + keys::ffn_up + weight, n_embd, info_.n_ff);
-        l.ffn.down_t = matrix(blk + keys::ffn_down_t + weight, n_embd, info_.n_ff);
+        l.ffn.gate               = matrix(blk + keys::ffn_gate + weight, n_embd, info_.n_ff);
+        l.ffn.up                 = matrix(blk + keys::ffn_up + weight, n_embd, info_.n_ff);
+        l.ffn.down_t             = matrix(blk + keys::ffn_down_t + weight, n_embd, info_.n_ff);
         predictor(il, blk, weight, l);
         placement(blk, l);
         spec_.layers.push_back(l);
@@ -452,13 +455,13 @@ class contract_reader {
         if (rank == 0) {
             return;
         }
-        info_.has_predictor = true;
-        l.ffn.fc1 = matrix(blk + keys::ffn_pred_fc1 + weight, info_.n_embd, rank);
-        l.ffn.fc2 = matrix(blk + keys::ffn_pred_fc2 + weight, rank, info_.n_ff);
+        info_.has_predictor     = true;
+        l.ffn.fc1               = matrix(blk + keys::ffn_pred_fc1 + weight, info_.n_embd, rank);
+        l.ffn.fc2               = matrix(blk + keys::ffn_pred_fc2 + weight, rank, info_.n_ff);
         const std::string scale = blk + keys::pred_in_scale;
         if (file_.find_tensor(scale)) {
             const gguf_tensor_info & t = typed(scale, {info_.n_embd}, GGML_TYPE_F32);
-            l.ffn.pred_in_scale = reinterpret_cast<const float *>(file_.data(t));
+            l.ffn.pred_in_scale        = reinterpret_cast<const float *>(file_.data(t));
             finite(scale, l.ffn.pred_in_scale, info_.n_embd);
             info_.bytes_predictor += t.nbytes;
         }
@@ -473,19 +476,19 @@ class contract_reader {
     }
 
     void placement(const std::string & blk, layer_spec & l) {
-        const int64_t n_set = std::max(info_.n_expert, 1);
+        const int64_t     n_set = std::max(info_.n_expert, 1);
         const std::string freq = blk + keys::neuron_freq, perm = blk + keys::neuron_perm, expert = blk + keys::expert_freq;
         if (file_.find_tensor(freq)) {
             const auto & t = typed(freq, {info_.n_ff, n_set}, GGML_TYPE_F32);
             for (int64_t e = 0; e < n_set; ++e) {
-                frequencies(freq, reinterpret_cast<const float *>(file_.data(t)) + e*info_.n_ff, info_.n_ff, info_.hot_first);
+                frequencies(freq, reinterpret_cast<const float *>(file_.data(t)) + e * info_.n_ff, info_.n_ff, info_.hot_first);
             }
             l.has_frequency = true;
         }
         if (file_.find_tensor(perm)) {
             const auto & t = typed(perm, {info_.n_ff, n_set}, GGML_TYPE_I32);
             for (int64_t e = 0; e < n_set; ++e) {
-                permutation(perm, reinterpret_cast<const int32_t *>(file_.data(t)) + e*info_.n_ff);
+                permutation(perm, reinterpret_cast<const int32_t *>(file_.data(t)) + e * info_.n_ff);
             }
         }
         if (info_.n_expert > 0 && file_.find_tensor(expert)) {
@@ -510,7 +513,8 @@ class contract_reader {
         std::vector<bool> seen(size_t(info_.n_ff));
         for (int64_t i = 0; i < info_.n_ff; ++i) {
             if (p[i] < 0 || p[i] >= info_.n_ff || seen[size_t(p[i])]) {
-                fail(name, "a permutation of 0 to " + std::to_string(info_.n_ff - 1), "element " + std::to_string(i) + " = " + std::to_string(p[i]));
+                fail(name, "a permutation of 0 to " + std::to_string(info_.n_ff - 1),
+                     "element " + std::to_string(i) + " = " + std::to_string(p[i]));
             }
             seen[size_t(p[i])] = true;
         }
@@ -537,38 +541,36 @@ class contract_reader {
 
     void totals() {
         const uint64_t n_set = uint64_t(std::max(info_.n_expert, 1));
-        const auto bytes = [](const ggml_sparse_matrix & m) -> uint64_t {
-            return m.data ? uint64_t(m.n_row)*ggml_row_size(ggml_type(m.type), m.n_col) : 0;
+        const auto     bytes = [](const ggml_sparse_matrix & m) -> uint64_t {
+            return m.data ? uint64_t(m.n_row) * ggml_row_size(ggml_type(m.type), m.n_col) : 0;
         };
         uint64_t per_expert = 0;
         for (const auto & l : spec_.layers) {
             per_expert += bytes(l.ffn.gate) + bytes(l.ffn.up) + bytes(l.ffn.down_t);
-            info_.bytes_predictor += n_set*(bytes(l.ffn.fc1) + bytes(l.ffn.fc2));
+            info_.bytes_predictor += n_set * (bytes(l.ffn.fc1) + bytes(l.ffn.fc2));
         }
         const gguf_tensor_info & embd = *file_.find_tensor(keys::token_embd);
-        info_.bytes_file = file_.size();
-        info_.bytes_ffn  = n_set*per_expert;
-        info_.bytes_dense_token = bytes_rest_token(embd) + uint64_t(std::max(info_.n_expert_used, 1))*per_expert;
+        info_.bytes_file              = file_.size();
+        info_.bytes_ffn               = n_set * per_expert;
+        info_.bytes_dense_token       = bytes_rest_token(embd) + uint64_t(std::max(info_.n_expert_used, 1)) * per_expert;
     }
 
     // One row of the embedding is looked up; all of it is read when it is also the head.
     uint64_t bytes_rest_token(const gguf_tensor_info & embd) const {
-        return info_.bytes_rest - (spec_.tied ? 0 : embd.nbytes - embd.nbytes/uint64_t(info_.n_vocab));
+        return info_.bytes_rest - (spec_.tied ? 0 : embd.nbytes - embd.nbytes / uint64_t(info_.n_vocab));
     }
 
-    const gguf_file & file_;
-    const bool        check_;
-    model_spec        spec_;
-    ggml_sparse_model_info & info_ = spec_.info;
-    const gguf_value * first_branch_ = nullptr;
-    const gguf_value * rank_         = nullptr;
-    const gguf_value * threshold_    = nullptr;
-    bool predictor_ = false;
+    const gguf_file &               file_;
+    const bool                      check_;
+    model_spec                      spec_;
+    ggml_sparse_model_info &        info_         = spec_.info;
+    const gguf_value *              first_branch_ = nullptr;
+    const gguf_value *              rank_         = nullptr;
+    const gguf_value *              threshold_    = nullptr;
+    bool                            predictor_    = false;
     std::unordered_set<std::string> known_, used_;
 };
 
-model_spec read_contract(const gguf_file & file, bool check_tensors) {
-    return contract_reader(file, check_tensors).read();
-}
+model_spec read_contract(const gguf_file & file, bool check_tensors) { return contract_reader(file, check_tensors).read(); }
 
 } // namespace ggml_sparse

@@ -4,9 +4,7 @@
 
 namespace ggml_sparse {
 
-template <size_t N> static void put(char (&dst)[N], const std::string & src) {
-    std::snprintf(dst, N, "%s", src.c_str());
-}
+template <size_t N> static void put(char (&dst)[N], const std::string & src) { std::snprintf(dst, N, "%s", src.c_str()); }
 
 error::error(ggml_sparse_status status, const std::string & message) {
     data_.status = status;

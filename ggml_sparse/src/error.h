@@ -21,7 +21,7 @@ class error : public std::exception {
     error & found(const std::string & text);
     error & counts(int64_t needed, int64_t available);
 
-    const char * what() const noexcept override { return data_.message; }
+    const char *              what() const noexcept override { return data_.message; }
     const ggml_sparse_error & data() const noexcept { return data_; }
 
   private:

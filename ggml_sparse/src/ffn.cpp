@@ -16,7 +16,7 @@ namespace ggml_sparse {
 
 // --- workspace ---------------------------------------------------------------
 
-static constexpr std::align_val_t ALIGNMENT{ 64 };
+static constexpr std::align_val_t ALIGNMENT{64};
 
 struct ffn_workspace::buffer {
     explicit buffer(size_t n) : data(::operator new(n, ALIGNMENT)), size(n) {}
@@ -112,18 +112,12 @@ class ffn_job {
     float *   acc_      = nullptr; // [16, N_PIECE, n_embd]
 
     std::atomic<int64_t> next_[N_PHASE] = {};
-    std::atomic<bool>    stop_{ false };
+    std::atomic<bool>    stop_{false};
 };
 
-ffn_job::ffn_job(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws) :
-    ffn_(ffn),
-    cols_(cols),
-    params_(params),
-    predicted_(ffn.mode == GGML_SPARSE_MODE_PREDICTED),
-    n_embd_(ffn.up.n_col),
-    n_ff_(ffn.up.n_row),
-    branches_(branches_of(ffn, *params.kernels)),
-    down_t_(ffn.down_t, *params.kernels) {
+ffn_job::ffn_job(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws)
+    : ffn_(ffn), cols_(cols), params_(params), predicted_(ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(ffn.up.n_col),
+      n_ff_(ffn.up.n_row), branches_(branches_of(ffn, *params.kernels)), down_t_(ffn.down_t, *params.kernels) {
     if (predicted_) {
         fc1_ = row_reader(ffn.fc1, *params.kernels);
         fc2_ = row_reader(ffn.fc2, *params.kernels);
@@ -272,7 +266,7 @@ static uint64_t now_ns() {
 
 // A phase's counter is rearmed where a barrier on either side keeps every thread out of it.
 bool ffn_job::run(int ith, int nth, neuron_counts & counts, ffn_times & times) {
-    for (tile t{ 0, 0 }; t.c0 < cols_.n; t.c0 += N_COLUMN_MAX) {
+    for (tile t{0, 0}; t.c0 < cols_.n; t.c0 += N_COLUMN_MAX) {
         t.n = static_cast<int>(std::min<int64_t>(N_COLUMN_MAX, cols_.n - t.c0));
         if (ith == 0 && params_.cancel) {
             stop_.store(params_.cancel->load(std::memory_order_relaxed), std::memory_order_relaxed);
@@ -287,11 +281,11 @@ bool ffn_job::run(int ith, int nth, neuron_counts & counts, ffn_times & times) {
             select(t, ith, nth);
         }
         const uint64_t t1 = now_ns();
-        rearm({ PHASE_DOWN, PHASE_REDUCE }, ith);
+        rearm({PHASE_DOWN, PHASE_REDUCE}, ith);
         gate_up_tile(t, share(PHASE_GATE_UP, ith, nth), counts);
 #pragma omp barrier
         const uint64_t t2 = now_ns();
-        rearm({ PHASE_X, PHASE_HIDDEN, PHASE_HIDDEN_X, PHASE_MASK, PHASE_GATE_UP }, ith);
+        rearm({PHASE_X, PHASE_HIDDEN, PHASE_HIDDEN_X, PHASE_MASK, PHASE_GATE_UP}, ith);
         down_tile(t, share(PHASE_DOWN, ith, nth), counts);
 #pragma omp barrier
         reduce_tile(t, share(PHASE_REDUCE, ith, nth));
@@ -302,12 +296,12 @@ bool ffn_job::run(int ith, int nth, neuron_counts & counts, ffn_times & times) {
     return true;
 }
 
-static void add_stats(const ggml_sparse_ffn & ffn, const ffn_job & job, int64_t n, const neuron_counts & counts,
-                      uint64_t n_selected, ggml_sparse_layer_stats & stats) {
-    const branches & b      = job.rows();
-    const size_t     down   = ggml_row_size(static_cast<ggml_type>(ffn.down_t.type), ffn.down_t.n_col);
-    const uint64_t   gate   = b.first_is_up ? counts.second : counts.first;
-    const uint64_t   up     = b.first_is_up ? counts.first : counts.second;
+static void add_stats(const ggml_sparse_ffn & ffn, const ffn_job & job, int64_t n, const neuron_counts & counts, uint64_t n_selected,
+                      ggml_sparse_layer_stats & stats) {
+    const branches & b    = job.rows();
+    const size_t     down = ggml_row_size(static_cast<ggml_type>(ffn.down_t.type), ffn.down_t.n_col);
+    const uint64_t   gate = b.first_is_up ? counts.second : counts.first;
+    const uint64_t   up   = b.first_is_up ? counts.first : counts.second;
     stats.n_neuron += static_cast<uint64_t>(n * ffn.up.n_row);
     stats.n_selected += n_selected;
     stats.n_active += counts.active;
@@ -317,9 +311,10 @@ static void add_stats(const ggml_sparse_ffn & ffn, const ffn_job & job, int64_t 
     stats.bytes_ffn += counts.first * b.first.row_size() + counts.down * down;
     stats.bytes_ffn += b.has_second ? counts.second * b.second.row_size() : 0;
     if (job.predicted()) {
-        stats.bytes_predictor += static_cast<uint64_t>(n) *
-                                 (static_cast<uint64_t>(ffn.fc1.n_row) * ggml_row_size(static_cast<ggml_type>(ffn.fc1.type), ffn.fc1.n_col) +
-                                  static_cast<uint64_t>(ffn.fc2.n_row) * ggml_row_size(static_cast<ggml_type>(ffn.fc2.type), ffn.fc2.n_col));
+        stats.bytes_predictor +=
+            static_cast<uint64_t>(n) *
+            (static_cast<uint64_t>(ffn.fc1.n_row) * ggml_row_size(static_cast<ggml_type>(ffn.fc1.type), ffn.fc1.n_col) +
+             static_cast<uint64_t>(ffn.fc2.n_row) * ggml_row_size(static_cast<ggml_type>(ffn.fc2.type), ffn.fc2.n_col));
     }
 }
 
@@ -362,7 +357,7 @@ bool ffn_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_ru
         neuron_counts counts;
         ffn_times     clock{};
         const bool    finished = job.run(ith, omp_get_num_threads(), counts, clock);
-#pragma omp critical(ggml_sparse_ffn_total)
+#pragma omp          critical(ggml_sparse_ffn_total)
         {
             total.first += counts.first;
             total.second += counts.second;

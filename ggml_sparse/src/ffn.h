@@ -60,7 +60,7 @@ class ffn_workspace {
 // ffn.mode must be DENSE, EXACT, PREDICTED (fc1 and fc2 given) or REFERENCE (selects by the
 // predictor iff fc1 is given). `stats` is added to. False = cancelled, y is then undefined.
 // Shapes are the caller's promise, see ffn_check in ops.h. Throws std::bad_alloc only.
-bool ffn_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params,
-             ffn_workspace & ws, ggml_sparse_layer_stats & stats, ffn_times & times);
+bool ffn_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws,
+             ggml_sparse_layer_stats & stats, ffn_times & times);
 
 } // namespace ggml_sparse

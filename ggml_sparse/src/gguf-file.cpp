@@ -12,9 +12,9 @@
 
 namespace ggml_sparse {
 
-static constexpr uint32_t k_version     = 3;
-static constexpr uint64_t k_max_name    = 65535; // bytes of a key
-static constexpr uint32_t k_max_align   = 1u << 20;
+static constexpr uint32_t k_version   = 3;
+static constexpr uint64_t k_max_name  = 65535; // bytes of a key
+static constexpr uint32_t k_max_align = 1u << 20;
 
 // --- mapping -----------------------------------------------------------------
 
@@ -29,9 +29,9 @@ mapped_file::mapped_file(const std::string & path) {
     if (fd < 0) {
         throw file_error(path, std::strerror(errno));
     }
-    struct stat st {};
-    const bool statted = fstat(fd, &st) == 0;
-    void *     addr    = MAP_FAILED;
+    struct stat st{};
+    const bool  statted = fstat(fd, &st) == 0;
+    void *      addr    = MAP_FAILED;
     if (statted && S_ISREG(st.st_mode) && st.st_size > 0) {
         addr = mmap(nullptr, size_t(st.st_size), PROT_READ, MAP_SHARED, fd, 0);
     }
@@ -50,9 +50,7 @@ mapped_file::mapped_file(const std::string & path) {
     size_ = size_t(st.st_size);
 }
 
-mapped_file::~mapped_file() {
-    munmap(const_cast<uint8_t *>(data_), size_);
-}
+mapped_file::~mapped_file() { munmap(const_cast<uint8_t *>(data_), size_); }
 
 // --- values ------------------------------------------------------------------
 
@@ -71,25 +69,21 @@ template <typename T> static T load(const uint8_t * p) {
     return v;
 }
 
-bool gguf_value::is_number() const {
-    return type != GGUF_TYPE_STRING && type != GGUF_TYPE_ARRAY && type != GGUF_TYPE_COUNT;
-}
+bool gguf_value::is_number() const { return type != GGUF_TYPE_STRING && type != GGUF_TYPE_ARRAY && type != GGUF_TYPE_COUNT; }
 
-bool gguf_value::is_integer() const {
-    return is_number() && type != GGUF_TYPE_FLOAT32 && type != GGUF_TYPE_FLOAT64;
-}
+bool gguf_value::is_integer() const { return is_number() && type != GGUF_TYPE_FLOAT32 && type != GGUF_TYPE_FLOAT64; }
 
 int64_t gguf_value::integer(uint64_t i) const {
-    const uint8_t * p = raw + i*scalar_size(type);
+    const uint8_t * p = raw + i * scalar_size(type);
     switch (type) {
-        case GGUF_TYPE_UINT8:  return load<uint8_t>(p);
-        case GGUF_TYPE_INT8:   return load<int8_t>(p);
+        case GGUF_TYPE_UINT8: return load<uint8_t>(p);
+        case GGUF_TYPE_INT8: return load<int8_t>(p);
         case GGUF_TYPE_UINT16: return load<uint16_t>(p);
-        case GGUF_TYPE_INT16:  return load<int16_t>(p);
+        case GGUF_TYPE_INT16: return load<int16_t>(p);
         case GGUF_TYPE_UINT32: return load<uint32_t>(p);
-        case GGUF_TYPE_INT32:  return load<int32_t>(p);
-        case GGUF_TYPE_INT64:  return load<int64_t>(p);
-        case GGUF_TYPE_BOOL:   return load<uint8_t>(p) != 0;
+        case GGUF_TYPE_INT32: return load<int32_t>(p);
+        case GGUF_TYPE_INT64: return load<int64_t>(p);
+        case GGUF_TYPE_BOOL: return load<uint8_t>(p) != 0;
         case GGUF_TYPE_UINT64: {
             const uint64_t v = load<uint64_t>(p);
             return v > uint64_t(INT64_MAX) ? INT64_MAX : int64_t(v);
@@ -99,17 +93,15 @@ int64_t gguf_value::integer(uint64_t i) const {
 }
 
 double gguf_value::number(uint64_t i) const {
-    const uint8_t * p = raw + i*scalar_size(type);
+    const uint8_t * p = raw + i * scalar_size(type);
     switch (type) {
         case GGUF_TYPE_FLOAT32: return load<float>(p);
         case GGUF_TYPE_FLOAT64: return load<double>(p);
-        default:                return double(integer(i));
+        default: return double(integer(i));
     }
 }
 
-std::string gguf_value::type_name() const {
-    return std::string(is_array ? "arr " : "") + k_type_names[type];
-}
+std::string gguf_value::type_name() const { return std::string(is_array ? "arr " : "") + k_type_names[type]; }
 
 std::string gguf_value::text() const {
     if (is_array) {
@@ -187,11 +179,11 @@ class gguf_parser {
         const auto n_tensors = scalar<uint64_t>("tensor count");
         const auto n_keys    = scalar<uint64_t>("key count");
         // the smallest tensor and key entries are 25 and 13 bytes long
-        if (n_tensors > left()/25) {
-            fail("tensor count", "at most " + std::to_string(left()/25) + " in a file of this size", std::to_string(n_tensors));
+        if (n_tensors > left() / 25) {
+            fail("tensor count", "at most " + std::to_string(left() / 25) + " in a file of this size", std::to_string(n_tensors));
         }
-        if (n_keys > left()/13) {
-            fail("key count", "at most " + std::to_string(left()/13) + " in a file of this size", std::to_string(n_keys));
+        if (n_keys > left() / 13) {
+            fail("key count", "at most " + std::to_string(left() / 13) + " in a file of this size", std::to_string(n_keys));
         }
         return {n_tensors, n_keys};
     }
@@ -228,7 +220,7 @@ class gguf_parser {
             }
         }
         const uint64_t element = v.type == GGUF_TYPE_STRING ? 8 : scalar_size(v.type);
-        if (v.count > left()/element) {
+        if (v.count > left() / element) {
             fail(where, "an array within the file (" + std::to_string(left()) + " bytes left)", std::to_string(v.count) + " elements");
         }
         if (v.type == GGUF_TYPE_STRING) {
@@ -237,7 +229,7 @@ class gguf_parser {
                 v.strings.push_back(string(where));
             }
         } else {
-            v.raw = take(v.count*element, where);
+            v.raw = take(v.count * element, where);
         }
         return v;
     }
@@ -262,13 +254,14 @@ class gguf_parser {
         if (n_dims < 1 || n_dims > GGML_MAX_DIMS) {
             fail(t.name, "1 to 4 dimensions", std::to_string(n_dims));
         }
-        t.n_dims = int(n_dims);
+        t.n_dims  = int(n_dims);
         int64_t n = 1;
         for (int i = 0; i < t.n_dims; ++i) {
             const auto ne = scalar<uint64_t>(t.name);
             // 2^48 elements of at most 8 bytes keep every product below 2^63
             if (ne < 1 || ne > uint64_t(1) << 48 || __builtin_mul_overflow(n, int64_t(ne), &n) || n > int64_t(1) << 48) {
-                fail(t.name, "dimensions of at least 1 and fewer than 2^48 elements", "dimension " + std::to_string(i) + " = " + std::to_string(ne));
+                fail(t.name, "dimensions of at least 1 and fewer than 2^48 elements",
+                     "dimension " + std::to_string(i) + " = " + std::to_string(ne));
             }
             t.ne[i] = int64_t(ne);
         }
@@ -279,13 +272,13 @@ class gguf_parser {
         if (type >= GGML_TYPE_COUNT || ggml_blck_size(ggml_type(type)) == 0 || ggml_type_size(ggml_type(type)) == 0) {
             fail(t.name, "a tensor type that ggml " + std::string(ggml_version()) + " knows", std::to_string(type));
         }
-        t.type = ggml_type(type);
+        t.type              = ggml_type(type);
         const int64_t block = ggml_blck_size(t.type);
         if (t.ne[0] % block != 0) {
             fail(t.name, "rows of a multiple of " + std::to_string(block) + " for " + ggml_type_name(t.type), std::to_string(t.ne[0]));
         }
-        const uint64_t rows = uint64_t(t.ne[1]*t.ne[2]*t.ne[3]);
-        t.nbytes = rows*uint64_t(t.ne[0]/block)*ggml_type_size(t.type);
+        const uint64_t rows = uint64_t(t.ne[1] * t.ne[2] * t.ne[3]);
+        t.nbytes            = rows * uint64_t(t.ne[0] / block) * ggml_type_size(t.type);
     }
 
     uint64_t alignment() const {
@@ -303,17 +296,19 @@ class gguf_parser {
     // ggml refuses any offset but the next aligned one, so tensors cannot overlap.
     void place_tensors(uint64_t align) {
         const uint64_t head = uint64_t(pos_ - file_.map_.data());
-        const uint64_t base = (head + align - 1)/align*align;
-        uint64_t next = 0;
+        const uint64_t base = (head + align - 1) / align * align;
+        uint64_t       next = 0;
         for (auto & t : file_.tensors_) {
             if (t.offset != next) {
-                fail(t.name, "offset " + std::to_string(next) + " (the next multiple of " + std::to_string(align) + ")", std::to_string(t.offset));
+                fail(t.name, "offset " + std::to_string(next) + " (the next multiple of " + std::to_string(align) + ")",
+                     std::to_string(t.offset));
             }
             t.offset = base + next;
             if (t.offset + t.nbytes > file_.map_.size()) {
-                fail(t.name, "data up to byte " + std::to_string(t.offset + t.nbytes), "the file ends at " + std::to_string(file_.map_.size()) + " (truncated?)");
+                fail(t.name, "data up to byte " + std::to_string(t.offset + t.nbytes),
+                     "the file ends at " + std::to_string(file_.map_.size()) + " (truncated?)");
             }
-            next += (t.nbytes + align - 1)/align*align;
+            next += (t.nbytes + align - 1) / align * align;
         }
     }
 
@@ -322,9 +317,7 @@ class gguf_parser {
     const uint8_t * end_;
 };
 
-gguf_file::gguf_file(const std::string & path) : path_(path), map_(path) {
-    gguf_parser(*this).parse();
-}
+gguf_file::gguf_file(const std::string & path) : path_(path), map_(path) { gguf_parser(*this).parse(); }
 
 const gguf_value * gguf_file::find_key(const std::string & name) const {
     const auto it = key_index_.find(name);

@@ -20,7 +20,7 @@ static void check_version() {
         return;
     }
     error e(GGML_SPARSE_ERR_HOST, std::string("turbosparse is built for ggml ") + abi::host_version + " but the process has ggml " +
-            ggml_version() + ". Install the pinned host: pip install llama-cpp-python==0.3.36");
+                                      ggml_version() + ". Install the pinned host: pip install llama-cpp-python==0.3.36");
     throw e.at("ggml").expected(abi::host_version).found(ggml_version());
 }
 
@@ -28,11 +28,14 @@ static void check_version() {
 static void check_cpu() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    const struct { const char * name; bool built, has; } features[] = {
-        {"AVX",          ggml_cpu_has_avx() != 0,         __builtin_cpu_supports("avx") != 0},
-        {"AVX2",         ggml_cpu_has_avx2() != 0,        __builtin_cpu_supports("avx2") != 0},
-        {"FMA",          ggml_cpu_has_fma() != 0,         __builtin_cpu_supports("fma") != 0},
-        {"AVX-512",      ggml_cpu_has_avx512() != 0,      __builtin_cpu_supports("avx512f") != 0},
+    const struct {
+        const char * name;
+        bool         built, has;
+    } features[] = {
+        {"AVX", ggml_cpu_has_avx() != 0, __builtin_cpu_supports("avx") != 0},
+        {"AVX2", ggml_cpu_has_avx2() != 0, __builtin_cpu_supports("avx2") != 0},
+        {"FMA", ggml_cpu_has_fma() != 0, __builtin_cpu_supports("fma") != 0},
+        {"AVX-512", ggml_cpu_has_avx512() != 0, __builtin_cpu_supports("avx512f") != 0},
         {"AVX-512 VBMI", ggml_cpu_has_avx512_vbmi() != 0, __builtin_cpu_supports("avx512vbmi") != 0},
         {"AVX-512 VNNI", ggml_cpu_has_avx512_vnni() != 0, __builtin_cpu_supports("avx512vnni") != 0},
         {"AVX-512 BF16", ggml_cpu_has_avx512_bf16() != 0, __builtin_cpu_supports("avx512bf16") != 0},
@@ -40,7 +43,8 @@ static void check_cpu() {
     for (const auto & f : features) {
         if (f.built && !f.has) {
             error e(GGML_SPARSE_ERR_HOST, std::string("The installed llama.cpp was compiled for a CPU with ") + f.name +
-                    ", which this one lacks. Rebuild it here: pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python==0.3.36");
+                                              ", which this one lacks. Rebuild it here: pip install --force-reinstall --no-cache-dir "
+                                              "--no-deps llama-cpp-python==0.3.36");
             throw e.at("libggml-cpu").expected(std::string("no ") + f.name).found(f.name);
         }
     }

@@ -14,8 +14,8 @@ namespace ggml_sparse {
 
 // The process has one ggml registry, so there is one of this.
 struct library_state {
-    std::mutex mutex;
-    bool ready = false;
+    std::mutex           mutex;
+    bool                 ready = false;
     std::optional<error> failure;
 };
 
@@ -24,9 +24,7 @@ static library_state & library() {
     return state;
 }
 
-static bool registered() {
-    return ggml_backend_reg_by_name("SPARSE") != nullptr;
-}
+static bool registered() { return ggml_backend_reg_by_name("SPARSE") != nullptr; }
 
 static void start() {
     check_host();
@@ -38,7 +36,7 @@ static void start() {
 }
 
 void init_library() {
-    library_state & state = library();
+    library_state &             state = library();
     std::lock_guard<std::mutex> lock(state.mutex);
     if (state.failure) {
         throw *state.failure;
@@ -59,22 +57,14 @@ void init_library() {
 
 // --- C API ---------------------------------------------------------------------------
 
-const char * ggml_sparse_version(void) noexcept {
-    return GGML_SPARSE_VERSION;
-}
+const char * ggml_sparse_version(void) noexcept { return GGML_SPARSE_VERSION; }
 
-const char * ggml_sparse_built_for(void) noexcept {
-    return ggml_sparse::abi::host_version;
-}
+const char * ggml_sparse_built_for(void) noexcept { return ggml_sparse::abi::host_version; }
 
-const char * ggml_sparse_host_version(void) noexcept {
-    return ggml_version();
-}
+const char * ggml_sparse_host_version(void) noexcept { return ggml_version(); }
 
 ggml_sparse_status ggml_sparse_init(ggml_sparse_error * err) noexcept {
     return ggml_sparse::guard(err, [] { ggml_sparse::init_library(); });
 }
 
-void ggml_sparse_silence_host(void) noexcept {
-    ggml_sparse::silence_host();
-}
+void ggml_sparse_silence_host(void) noexcept { ggml_sparse::silence_host(); }

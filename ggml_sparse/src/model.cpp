@@ -22,22 +22,20 @@ ggml_sparse_model::ggml_sparse_model(const std::string & path, bool check_tensor
     }
 }
 
-static bool has_vocab(const gguf_file & file) {
-    return file.find_key("tokenizer.ggml.model")->strings[0] != "no_vocab";
-}
+static bool has_vocab(const gguf_file & file) { return file.find_key("tokenizer.ggml.model")->strings[0] != "no_vocab"; }
 
 void ggml_sparse_model::load_llama() {
-    llama_view view(file, spec);
+    llama_view                             view(file, spec);
     const llama_model_tensor_buft_override overrides[] = {{k_ffn_pattern, ffn_weights.get()}, {nullptr, nullptr}};
 
     llama_model_params params    = llama_model_default_params();
     params.load_mode             = LLAMA_LOAD_MODE_NONE;
     params.tensor_buft_overrides = overrides;
     // AMX buffers advertise tiles that may not run; see docs/decisions.md
-    params.use_extra_bufts       = false;
+    params.use_extra_bufts = false;
 
     std::unique_ptr<FILE, int (*)(FILE *)> stream(view.open(), std::fclose);
-    host_log_scope log;
+    host_log_scope                         log;
     llama.reset(llama_model_load_from_file_ptr(stream.get(), params));
     if (!llama) {
         throw error(GGML_SPARSE_ERR_BACKEND, file.path() + ": libllama could not load the model: " + log.errors()).at(file.path());
@@ -54,7 +52,8 @@ void ggml_sparse_model::load_llama() {
 
 // --- C API -------------------------------------------------------------------------
 
-ggml_sparse_status ggml_sparse_model_load(const char * path, bool check_tensors, ggml_sparse_model ** model, ggml_sparse_error * err) noexcept {
+ggml_sparse_status ggml_sparse_model_load(const char * path, bool check_tensors, ggml_sparse_model ** model,
+                                          ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         require_argument(path && model, "ggml_sparse_model_load: path and model must not be NULL");
         *model = nullptr;
@@ -63,24 +62,25 @@ ggml_sparse_status ggml_sparse_model_load(const char * path, bool check_tensors,
     });
 }
 
-void ggml_sparse_model_free(ggml_sparse_model * model) noexcept {
-    delete model;
-}
+void ggml_sparse_model_free(ggml_sparse_model * model) noexcept { delete model; }
 
-void ggml_sparse_model_get_info(const ggml_sparse_model * model, ggml_sparse_model_info * info) noexcept {
-    *info = model->spec.info;
-}
+void ggml_sparse_model_get_info(const ggml_sparse_model * model, ggml_sparse_model_info * info) noexcept { *info = model->spec.info; }
 
-static int32_t type_of(const ggml_sparse_matrix & m) {
-    return m.data ? m.type : -1;
-}
+static int32_t type_of(const ggml_sparse_matrix & m) { return m.data ? m.type : -1; }
 
-ggml_sparse_status ggml_sparse_model_get_layer(const ggml_sparse_model * model, int32_t il, ggml_sparse_layer_info * info, ggml_sparse_error * err) noexcept {
+ggml_sparse_status ggml_sparse_model_get_layer(const ggml_sparse_model * model, int32_t il, ggml_sparse_layer_info * info,
+                                               ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         require_argument(il >= 0 && il < model->spec.info.n_layer, "layer index outside [0, n_layer)");
         const layer_spec & l = model->spec.layers[size_t(il)];
-        *info = {l.rank, l.ffn.threshold, l.ffn.first_branch,
-                 type_of(l.ffn.gate), type_of(l.ffn.up), type_of(l.ffn.down_t), type_of(l.ffn.fc1), l.has_frequency};
+        *info                = {l.rank,
+                                l.ffn.threshold,
+                                l.ffn.first_branch,
+                                type_of(l.ffn.gate),
+                                type_of(l.ffn.up),
+                                type_of(l.ffn.down_t),
+                                type_of(l.ffn.fc1),
+                                l.has_frequency};
     });
 }
 
@@ -89,6 +89,4 @@ const char * ggml_sparse_model_meta(const ggml_sparse_model * model, const char 
     return it == model->meta.end() ? nullptr : it->second.c_str();
 }
 
-const char * ggml_sparse_model_warnings(const ggml_sparse_model * model) noexcept {
-    return model->warnings.c_str();
-}
+const char * ggml_sparse_model_warnings(const ggml_sparse_model * model) noexcept { return model->warnings.c_str(); }

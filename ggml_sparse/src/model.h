@@ -21,12 +21,12 @@ struct ggml_sparse_model {
     };
 
     // declared in the order they are needed: libllama's model goes first
-    ggml_sparse::gguf_file       file;
-    ggml_sparse::model_spec      spec;
-    ggml_sparse::ffn_buffer_type ffn_weights;
-    std::unique_ptr<llama_model, llama_deleter> llama;
+    ggml_sparse::gguf_file                       file;
+    ggml_sparse::model_spec                      spec;
+    ggml_sparse::ffn_buffer_type                 ffn_weights;
+    std::unique_ptr<llama_model, llama_deleter>  llama;
     std::unordered_map<std::string, std::string> meta; // keys as text, made at load
-    std::string warnings;
+    std::string                                  warnings;
 
     const llama_vocab * vocab() const { return llama_model_get_vocab(llama.get()); }
 

@@ -23,10 +23,10 @@ struct neuron_counts {
 // How the branches combine, see ggml_sparse_activation.
 struct branches {
     row_reader first;
-    row_reader second;      // not used when !has_second
+    row_reader second; // not used when !has_second
     bool       has_second;
     bool       relu_second;
-    bool       every_row;   // DENSE: compute all rows whatever comes out
+    bool       every_row; // DENSE: compute all rows whatever comes out
     bool       first_is_up;
 };
 
@@ -36,8 +36,8 @@ struct gate_up_columns {
     prepared_columns first, second; // x prepared for the two branches
     const uint8_t *  mask;          // rows of n_ff bytes, mask_stride apart; null = all selected
     int64_t          mask_stride;
-    float *          h;             // [n][n_ff]
-    uint64_t *       profile;       // [n_ff] or null: += 1 per active column
+    float *          h;       // [n][n_ff]
+    uint64_t *       profile; // [n_ff] or null: += 1 per active column
 };
 
 neuron_counts gate_up(const branches & b, const gate_up_columns & cols, work_share work);

@@ -19,14 +19,12 @@ namespace ggml_sparse {
 static ggml_sparse_matrix matrix_of(const ggml_tensor * t, bool shape_only = false) {
     ggml_sparse_matrix m{};
     if (t) {
-        m = { t->type, t->ne[0], t->ne[1], shape_only ? static_cast<const void *>(t) : t->data };
+        m = {t->type, t->ne[0], t->ne[1], shape_only ? static_cast<const void *>(t) : t->data};
     }
     return m;
 }
 
-static row_reader rows_of(const ggml_tensor * t) {
-    return row_reader(matrix_of(t), *sparse_kernels_get(GGML_SPARSE_ISA_AUTO));
-}
+static row_reader rows_of(const ggml_tensor * t) { return row_reader(matrix_of(t), *sparse_kernels_get(GGML_SPARSE_ISA_AUTO)); }
 
 static bool is_matrix(const ggml_tensor * t) {
     return t && weight_type_find(t->type) && t->ne[2] == 1 && t->ne[3] == 1 && t->nb[1] == ggml_row_size(t->type, t->ne[0]);
@@ -122,8 +120,8 @@ static void node_hidden(ggml_tensor * dst, int ith, int nth, void *) {
 // {hidden prepared, fc2} -> mask
 static void node_mask(ggml_tensor * dst, int ith, int nth, void *) {
     for (int64_t c0 = 0; c0 < dst->ne[1]; c0 += N_COLUMN_MAX) {
-        select_mask(rows_of(dst->src[1]), columns_of(dst->src[0], c0), params_of(dst).threshold, column<uint8_t>(dst, c0),
-                    dst->ne[0], work_share(ith, nth, nullptr));
+        select_mask(rows_of(dst->src[1]), columns_of(dst->src[0], c0), params_of(dst).threshold, column<uint8_t>(dst, c0), dst->ne[0],
+                    work_share(ith, nth, nullptr));
     }
 }
 
@@ -190,14 +188,14 @@ static ggml_tensor * prepared(ggml_context * ctx, ggml_tensor * x, ggml_tensor *
     if (wt.form == x_form::F32) {
         return x;
     }
-    return new_node(ctx, GGML_TYPE_I8, static_cast<int64_t>(x_prepared_size(wt, x->ne[0])), x->ne[1], { x, w }, node_prepare);
+    return new_node(ctx, GGML_TYPE_I8, static_cast<int64_t>(x_prepared_size(wt, x->ne[0])), x->ne[1], {x, w}, node_prepare);
 }
 
 static ggml_tensor * build_mask(ggml_context * ctx, ggml_tensor * x, ggml_tensor * fc1, ggml_tensor * fc2, ggml_tensor * scale,
                                 node_params p) {
     ggml_tensor * tap    = scale ? ggml_mul(ctx, x, scale) : x;
-    ggml_tensor * hidden = new_node(ctx, GGML_TYPE_F32, fc1->ne[1], x->ne[1], { prepared(ctx, tap, fc1), fc1 }, node_hidden, p);
-    return new_node(ctx, GGML_TYPE_I8, fc2->ne[1], x->ne[1], { prepared(ctx, hidden, fc2), fc2 }, node_mask, p);
+    ggml_tensor * hidden = new_node(ctx, GGML_TYPE_F32, fc1->ne[1], x->ne[1], {prepared(ctx, tap, fc1), fc1}, node_hidden, p);
+    return new_node(ctx, GGML_TYPE_I8, fc2->ne[1], x->ne[1], {prepared(ctx, hidden, fc2), fc2}, node_mask, p);
 }
 
 // Throws what ffn_check throws.
@@ -209,27 +207,28 @@ static void graph_check(const ggml_tensor * x, const ggml_tensor * gate, const g
     ffn.fc1    = matrix_of(fc1, true);
     ffn.fc2    = matrix_of(fc2, true);
     ffn_check(ffn);
-    for (const ggml_tensor * w : { gate, up, down_t, fc1, fc2 }) {
+    for (const ggml_tensor * w : {gate, up, down_t, fc1, fc2}) {
         require_argument(!w || is_matrix(w), "weights must be contiguous matrices");
     }
     require_argument(is_columns(x, GGML_TYPE_F32) && x->ne[0] == up->ne[0], "x must be F32 {n_embd, n_tokens}");
-    require_argument(!scale || (is_columns(scale, GGML_TYPE_F32) && ggml_nelements(scale) == x->ne[0]), "pred_in_scale must be F32 {n_embd}");
+    require_argument(!scale || (is_columns(scale, GGML_TYPE_F32) && ggml_nelements(scale) == x->ne[0]),
+                     "pred_in_scale must be F32 {n_embd}");
 }
 
 static ggml_tensor * build_ffn(ggml_context * ctx, ggml_tensor * x, ggml_tensor * gate, ggml_tensor * up, ggml_tensor * down_t,
                                ggml_tensor * fc1, ggml_tensor * fc2, ggml_tensor * scale, const ggml_sparse_ffn & params) {
     graph_check(x, gate, up, down_t, fc1, fc2, scale, params);
-    const node_params p{ params.activation, params.mode, params.first_branch, params.threshold };
+    const node_params p{params.activation, params.mode, params.first_branch, params.threshold};
     if (params.mode == GGML_SPARSE_MODE_REFERENCE) {
-        return new_node(ctx, GGML_TYPE_F32, x->ne[0], x->ne[1], { x, gate, up, down_t, fc1, fc2, scale }, node_reference, p, 1);
+        return new_node(ctx, GGML_TYPE_F32, x->ne[0], x->ne[1], {x, gate, up, down_t, fc1, fc2, scale}, node_reference, p, 1);
     }
     const bool    predicted = params.mode == GGML_SPARSE_MODE_PREDICTED;
     const bool    up_first  = !gate || (params.activation == GGML_SPARSE_DRELU && params.first_branch == 1);
     ggml_tensor * mask      = predicted ? build_mask(ctx, x, fc1, fc2, scale, p) : nullptr;
     ggml_tensor * x_first   = prepared(ctx, x, up_first ? up : gate);
     ggml_tensor * x_second  = gate ? prepared(ctx, x, up_first ? gate : up) : x_first;
-    ggml_tensor * h = new_node(ctx, GGML_TYPE_F32, up->ne[1], x->ne[1], { x_first, x_second, gate, up, mask }, node_gate_up, p);
-    return new_node(ctx, GGML_TYPE_F32, x->ne[0], x->ne[1], { h, down_t }, node_down, p);
+    ggml_tensor * h         = new_node(ctx, GGML_TYPE_F32, up->ne[1], x->ne[1], {x_first, x_second, gate, up, mask}, node_gate_up, p);
+    return new_node(ctx, GGML_TYPE_F32, x->ne[0], x->ne[1], {h, down_t}, node_down, p);
 }
 
 } // namespace ggml_sparse
@@ -241,14 +240,14 @@ ggml_tensor * ggml_sparse_gather_dot(ggml_context * ctx, ggml_tensor * w, ggml_t
         x->ne[1] != ids->ne[1]) {
         return nullptr;
     }
-    return new_node(ctx, GGML_TYPE_F32, ids->ne[0], ids->ne[1], { prepared(ctx, x, w), w, ids }, node_gather_dot);
+    return new_node(ctx, GGML_TYPE_F32, ids->ne[0], ids->ne[1], {prepared(ctx, x, w), w, ids}, node_gather_dot);
 }
 
 ggml_tensor * ggml_sparse_gather_axpy(ggml_context * ctx, ggml_tensor * w, ggml_tensor * h, ggml_tensor * ids) noexcept {
     if (!is_matrix(w) || !is_columns(h, GGML_TYPE_F32) || !is_columns(ids, GGML_TYPE_I32) || !ggml_are_same_shape(h, ids)) {
         return nullptr;
     }
-    return new_node(ctx, GGML_TYPE_F32, w->ne[0], ids->ne[1], { h, w, ids }, node_gather_axpy);
+    return new_node(ctx, GGML_TYPE_F32, w->ne[0], ids->ne[1], {h, w, ids}, node_gather_axpy);
 }
 
 ggml_tensor * ggml_sparse_build_ffn(ggml_context * ctx, ggml_tensor * x, ggml_tensor * gate, ggml_tensor * up, ggml_tensor * down_t,

@@ -22,9 +22,7 @@ static error bad(const std::string & where, const std::string & expected, const 
     return e;
 }
 
-static std::string shape(int64_t n_col, int64_t n_row) {
-    return "{" + std::to_string(n_col) + ", " + std::to_string(n_row) + "}";
-}
+static std::string shape(int64_t n_col, int64_t n_row) { return "{" + std::to_string(n_col) + ", " + std::to_string(n_row) + "}"; }
 
 static const weight_type & type_check(int32_t type, const char * name) {
     const weight_type * wt = weight_type_find(type);
@@ -137,8 +135,8 @@ template <typename T> static T * pointer_check(T * p, const char * name) {
 static constexpr int64_t N_ID_UNIT  = 64;   // dots per unit of work
 static constexpr int64_t N_COL_UNIT = 1024; // elements of y per unit
 
-static void gather_dot(const row_reader & rows, const float * x, const int32_t * ids, int64_t n_tokens, int64_t n_ids,
-                       float * out, int n_threads) {
+static void gather_dot(const row_reader & rows, const float * x, const int32_t * ids, int64_t n_tokens, int64_t n_ids, float * out,
+                       int n_threads) {
     const size_t         stride = x_prepared_size(rows.type(), rows.n_col());
     const int64_t        n_unit = (n_ids + N_ID_UNIT - 1) / N_ID_UNIT;
     std::vector<uint8_t> prepared(rows.type().form == x_form::F32 ? 0 : stride * static_cast<size_t>(n_tokens));
@@ -153,9 +151,9 @@ static void gather_dot(const row_reader & rows, const float * x, const int32_t *
         }
 #pragma omp for
         for (int64_t u = 0; u < n_unit * n_tokens; ++u) {
-            const int64_t t  = u / n_unit;
-            const void *  xt = prepared.empty() ? static_cast<const void *>(x + t * rows.n_col())
-                                                : prepared.data() + stride * static_cast<size_t>(t);
+            const int64_t t = u / n_unit;
+            const void *  xt =
+                prepared.empty() ? static_cast<const void *>(x + t * rows.n_col()) : prepared.data() + stride * static_cast<size_t>(t);
             for (int64_t i = u % n_unit * N_ID_UNIT; i < std::min(n_ids, (u % n_unit + 1) * N_ID_UNIT); ++i) {
                 const int32_t id   = ids[t * n_ids + i];
                 out[t * n_ids + i] = id < 0 ? 0.0f : rows.dot(id, xt);
@@ -164,8 +162,8 @@ static void gather_dot(const row_reader & rows, const float * x, const int32_t *
     }
 }
 
-static void gather_axpy(const row_reader & rows, const float * h, const int32_t * ids, int64_t n_tokens, int64_t n_ids,
-                        float * y, int n_threads) {
+static void gather_axpy(const row_reader & rows, const float * h, const int32_t * ids, int64_t n_tokens, int64_t n_ids, float * y,
+                        int n_threads) {
     const int64_t n_col = rows.n_col(), n_unit = (n_col + N_COL_UNIT - 1) / N_COL_UNIT;
 #pragma omp parallel for num_threads(n_threads)
     for (int64_t u = 0; u < n_unit * n_tokens; ++u) {
@@ -189,7 +187,7 @@ static void op_ffn(const ggml_sparse_ffn & ffn, const float * x, int64_t n_token
     }
     ffn_workspace ws;
     ffn_times     times{};
-    ffn_run(ffn, { n_tokens, xs.data(), ys.data() }, params, ws, stats, times);
+    ffn_run(ffn, {n_tokens, xs.data(), ys.data()}, params, ws, stats, times);
 }
 
 } // namespace ggml_sparse
@@ -198,9 +196,7 @@ static void op_ffn(const ggml_sparse_ffn & ffn, const float * x, int64_t n_token
 
 using namespace ggml_sparse;
 
-int32_t ggml_sparse_type_count(void) noexcept {
-    return weight_type_count();
-}
+int32_t ggml_sparse_type_count(void) noexcept { return weight_type_count(); }
 
 void ggml_sparse_type_get(int32_t i, ggml_sparse_type_info * info) noexcept {
     if (i < 0 || i >= weight_type_count() || !info) {
@@ -215,13 +211,9 @@ void ggml_sparse_type_get(int32_t i, ggml_sparse_type_info * info) noexcept {
     info->fast             = wt.form != x_form::GGML;
 }
 
-ggml_sparse_isa ggml_sparse_isa_best(void) noexcept {
-    return sparse_kernels_get(GGML_SPARSE_ISA_AUTO)->isa;
-}
+ggml_sparse_isa ggml_sparse_isa_best(void) noexcept { return sparse_kernels_get(GGML_SPARSE_ISA_AUTO)->isa; }
 
-bool ggml_sparse_isa_usable(ggml_sparse_isa isa) noexcept {
-    return sparse_kernels_get(isa) != nullptr;
-}
+bool ggml_sparse_isa_usable(ggml_sparse_isa isa) noexcept { return sparse_kernels_get(isa) != nullptr; }
 
 ggml_sparse_status ggml_sparse_quantize(int32_t type, const float * src, int64_t n_row, int64_t n_col, void * dst,
                                         ggml_sparse_error * err) noexcept {
@@ -275,9 +267,9 @@ ggml_sparse_status ggml_sparse_op_gather_dot(const ggml_sparse_matrix * w, const
     });
 }
 
-ggml_sparse_status ggml_sparse_op_gather_axpy(const ggml_sparse_matrix * w, const float * h, const int32_t * ids,
-                                              int64_t n_tokens, int64_t n_ids, float * y, int32_t n_threads,
-                                              ggml_sparse_isa isa, ggml_sparse_error * err) noexcept {
+ggml_sparse_status ggml_sparse_op_gather_axpy(const ggml_sparse_matrix * w, const float * h, const int32_t * ids, int64_t n_tokens,
+                                              int64_t n_ids, float * y, int32_t n_threads, ggml_sparse_isa isa,
+                                              ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         matrix_check(*pointer_check(w, "w"), "w");
         count_check(n_tokens, "n_tokens");
@@ -299,7 +291,7 @@ ggml_sparse_status ggml_sparse_op_ffn(const ggml_sparse_ffn * ffn, const float *
         pointer_check(x, "x");
         pointer_check(y, "y");
         ggml_sparse_layer_stats counted{};
-        op_ffn(*ffn, x, n_tokens, y, { n_threads, &kernels_check(n_threads, isa), nullptr, nullptr, mask }, counted);
+        op_ffn(*ffn, x, n_tokens, y, {n_threads, &kernels_check(n_threads, isa), nullptr, nullptr, mask}, counted);
         if (stats) {
             *stats = counted;
         }

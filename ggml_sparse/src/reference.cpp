@@ -9,14 +9,12 @@ namespace ggml_sparse {
 
 using floats = std::vector<float>;
 
-static size_t row_size(const ggml_sparse_matrix & m) {
-    return ggml_row_size(static_cast<ggml_type>(m.type), m.n_col);
-}
+static size_t row_size(const ggml_sparse_matrix & m) { return ggml_row_size(static_cast<ggml_type>(m.type), m.n_col); }
 
 static floats row_of(const ggml_sparse_matrix & m, int64_t i) {
     floats row(static_cast<size_t>(m.n_col));
-    row_to_float(static_cast<ggml_type>(m.type), static_cast<const uint8_t *>(m.data) + static_cast<size_t>(i) * row_size(m),
-                 row.data(), m.n_col);
+    row_to_float(static_cast<ggml_type>(m.type), static_cast<const uint8_t *>(m.data) + static_cast<size_t>(i) * row_size(m), row.data(),
+                 m.n_col);
     return row;
 }
 
@@ -35,9 +33,7 @@ static double dot(const ggml_sparse_matrix & m, int64_t i, const floats & x) {
     return s;
 }
 
-static double relu64(double a) {
-    return a <= 0 ? 0 : a;
-}
+static double relu64(double a) { return a <= 0 ? 0 : a; }
 
 static void select(const ggml_sparse_ffn & ffn, floats x, uint8_t * mask) {
     for (size_t c = 0; ffn.pred_in_scale && c < x.size(); ++c) {
@@ -59,7 +55,7 @@ static double neuron(const ggml_sparse_ffn & ffn, int64_t j, const floats & x_ga
     switch (ffn.activation) {
         case GGML_SPARSE_DRELU: return relu64(dot(ffn.gate, j, x_gate)) * relu64(up);
         case GGML_SPARSE_REGLU: return relu64(dot(ffn.gate, j, x_gate)) * up;
-        case GGML_SPARSE_RELU:  return relu64(up);
+        case GGML_SPARSE_RELU: return relu64(up);
     }
     return 0;
 }
@@ -71,11 +67,11 @@ void reference_ffn(const ggml_sparse_ffn & ffn, const float * x, float * y, uint
     const floats  x_up   = rounded_for(ffn.up, x_in);
     const floats  x_gate = ffn.gate.data ? rounded_for(ffn.gate, x_in) : x_up;
 
-    std::fill(mask, mask + n_ff, uint8_t{ 1 });
+    std::fill(mask, mask + n_ff, uint8_t{1});
     if (ffn.fc1.data) {
         select(ffn, x_in, mask);
-        stats.bytes_predictor += static_cast<uint64_t>(ffn.fc1.n_row) * row_size(ffn.fc1) +
-                                 static_cast<uint64_t>(ffn.fc2.n_row) * row_size(ffn.fc2);
+        stats.bytes_predictor +=
+            static_cast<uint64_t>(ffn.fc1.n_row) * row_size(ffn.fc1) + static_cast<uint64_t>(ffn.fc2.n_row) * row_size(ffn.fc2);
     }
     std::vector<double> sum(static_cast<size_t>(n_embd));
     for (int64_t j = 0; j < n_ff; ++j) {
@@ -88,8 +84,8 @@ void reference_ffn(const ggml_sparse_ffn & ffn, const float * x, float * y, uint
     }
     std::copy(sum.begin(), sum.end(), y);
 
-    const uint64_t n_selected = static_cast<uint64_t>(std::count(mask, mask + n_ff, uint8_t{ 1 }));
-    const uint64_t n_active   = static_cast<uint64_t>(std::count(active, active + n_ff, uint8_t{ 1 }));
+    const uint64_t n_selected = static_cast<uint64_t>(std::count(mask, mask + n_ff, uint8_t{1}));
+    const uint64_t n_active   = static_cast<uint64_t>(std::count(active, active + n_ff, uint8_t{1}));
     const uint64_t n_gate     = ffn.gate.data ? n_selected : 0;
     stats.n_neuron += static_cast<uint64_t>(n_ff);
     stats.n_selected += n_selected;

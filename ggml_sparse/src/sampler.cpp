@@ -17,7 +17,7 @@ struct ggml_sparse_sampler {
 };
 
 static llama_sampler * make_grammar(const llama_vocab * vocab, const char * gbnf) {
-    host_log_scope log;
+    host_log_scope  log;
     llama_sampler * s = llama_sampler_init_grammar(vocab, gbnf, "root");
     if (!s) {
         throw error(GGML_SPARSE_ERR_GRAMMAR, "The grammar does not parse: " + log.errors()).at("grammar");
@@ -28,7 +28,8 @@ static llama_sampler * make_grammar(const llama_vocab * vocab, const char * gbnf
 static void add_penalties(llama_sampler * chain, const ggml_sparse_sampler_params & p, const ggml_sparse_model_info & info) {
     const int32_t last_n = p.penalty_last_n < 0 ? info.n_ctx_train : p.penalty_last_n;
     if (last_n > 0 && (p.penalty_repeat != 1.0f || p.penalty_freq != 0.0f || p.penalty_present != 0.0f)) {
-        llama_sampler_chain_add(chain, llama_sampler_init_penalties(info.n_vocab, last_n, p.penalty_repeat, p.penalty_freq, p.penalty_present));
+        llama_sampler_chain_add(chain,
+                                llama_sampler_init_penalties(info.n_vocab, last_n, p.penalty_repeat, p.penalty_freq, p.penalty_present));
     }
 }
 
@@ -49,12 +50,13 @@ ggml_sparse_sampler_params ggml_sparse_sampler_default_params(void) noexcept {
     return {0, 0.8f, 40, 0.95f, 0.05f, 64, 1.0f, 0.0f, 0.0f, nullptr};
 }
 
-ggml_sparse_status ggml_sparse_sampler_create(const ggml_sparse_model * model, const ggml_sparse_sampler_params * params, ggml_sparse_sampler ** sampler, ggml_sparse_error * err) noexcept {
+ggml_sparse_status ggml_sparse_sampler_create(const ggml_sparse_model * model, const ggml_sparse_sampler_params * params,
+                                              ggml_sparse_sampler ** sampler, ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         require_argument(model && params && sampler, "ggml_sparse_sampler_create: NULL argument");
         require_argument(params->penalty_repeat > 0.0f, "penalty_repeat must be above 0");
         *sampler = nullptr;
-        auto s = std::make_unique<ggml_sparse_sampler>();
+        auto s   = std::make_unique<ggml_sparse_sampler>();
         s->chain.reset(llama_sampler_chain_init({true}));
         if (params->grammar) {
             llama_sampler_chain_add(s->chain.get(), make_grammar(model->vocab(), params->grammar));
@@ -65,11 +67,10 @@ ggml_sparse_status ggml_sparse_sampler_create(const ggml_sparse_model * model, c
     });
 }
 
-void ggml_sparse_sampler_free(ggml_sparse_sampler * sampler) noexcept {
-    delete sampler;
-}
+void ggml_sparse_sampler_free(ggml_sparse_sampler * sampler) noexcept { delete sampler; }
 
-ggml_sparse_status ggml_sparse_sampler_sample(ggml_sparse_sampler * sampler, ggml_sparse_context * ctx, int32_t * token, ggml_sparse_error * err) noexcept {
+ggml_sparse_status ggml_sparse_sampler_sample(ggml_sparse_sampler * sampler, ggml_sparse_context * ctx, int32_t * token,
+                                              ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         require_argument(ctx->has_logits, "sample needs an eval first");
         *token = llama_sampler_sample(sampler->chain.get(), ctx->llama.get(), -1);

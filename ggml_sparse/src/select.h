@@ -18,12 +18,9 @@ struct prepared_columns {
 // hidden: [n][r] F32.
 void select_hidden(const row_reader & fc1, const prepared_columns & cols, float * hidden, work_share work);
 // mask: n rows of n_ff bytes, `stride` apart.
-void select_mask(const row_reader & fc2, const prepared_columns & hidden, float threshold, uint8_t * mask, int64_t stride,
-                 work_share work);
+void select_mask(const row_reader & fc2, const prepared_columns & hidden, float threshold, uint8_t * mask, int64_t stride, work_share work);
 
 // relu that keeps NaN.
-inline float relu(float a) {
-    return a <= 0.0f ? 0.0f : a;
-}
+inline float relu(float a) { return a <= 0.0f ? 0.0f : a; }
 
 } // namespace ggml_sparse

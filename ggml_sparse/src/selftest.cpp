@@ -24,19 +24,19 @@ using vec = std::vector<float>;
 
 // Deterministic weights in [-0.5, 0.5): a linear congruence, so that no two rows agree.
 vec weights(size_t n, uint32_t seed) {
-    vec w(n);
-    uint32_t s = seed*2654435761u + 12345u;
+    vec      w(n);
+    uint32_t s = seed * 2654435761u + 12345u;
     for (float & v : w) {
-        s = s*1664525u + 1013904223u;
-        v = float(s >> 8)/float(1u << 24) - 0.5f;
+        s = s * 1664525u + 1013904223u;
+        v = float(s >> 8) / float(1u << 24) - 0.5f;
     }
     return w;
 }
 
 struct tiny_model {
-    vec embd = weights(n_embd*n_vocab, 1), head = weights(n_embd*n_vocab, 2);
-    vec q = weights(n_embd*n_embd, 3), k = weights(n_embd*n_embd, 4), v = weights(n_embd*n_embd, 5), o = weights(n_embd*n_embd, 6);
-    vec gate = weights(n_embd*n_ff, 7), up = weights(n_embd*n_ff, 8), down_t = weights(n_embd*n_ff, 9);
+    vec embd = weights(n_embd * n_vocab, 1), head = weights(n_embd * n_vocab, 2);
+    vec q = weights(n_embd * n_embd, 3), k = weights(n_embd * n_embd, 4), v = weights(n_embd * n_embd, 5), o = weights(n_embd * n_embd, 6);
+    vec gate = weights(n_embd * n_ff, 7), up = weights(n_embd * n_ff, 8), down_t = weights(n_embd * n_ff, 9);
     vec ones = vec(n_embd, 1.0f);
 };
 
@@ -60,8 +60,8 @@ void set_keys(gguf_context * g) {
 }
 
 void add(gguf_context * g, ggml_context * ctx, const std::string & name, const vec & data, int64_t n_col) {
-    const int64_t n_row = int64_t(data.size())/n_col;
-    ggml_tensor * t = n_row == 1 ? ggml_new_tensor_1d(ctx, GGML_TYPE_F32, n_col) : ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_col, n_row);
+    const int64_t n_row = int64_t(data.size()) / n_col;
+    ggml_tensor * t     = n_row == 1 ? ggml_new_tensor_1d(ctx, GGML_TYPE_F32, n_col) : ggml_new_tensor_2d(ctx, GGML_TYPE_F32, n_col, n_row);
     ggml_set_name(t, name.c_str());
     std::copy(data.begin(), data.end(), ggml_get_data_f32(t));
     gguf_add_tensor(g, t);
@@ -111,11 +111,11 @@ void write_model(const std::string & path, const tiny_model & m) {
 // --- the scalar reference ------------------------------------------------------------
 
 vec product(const vec & w, const vec & x) { // rows of w times x
-    vec y(w.size()/x.size());
+    vec y(w.size() / x.size());
     for (size_t i = 0; i < y.size(); ++i) {
         double sum = 0;
         for (size_t j = 0; j < x.size(); ++j) {
-            sum += double(w[i*x.size() + j])*x[j];
+            sum += double(w[i * x.size() + j]) * x[j];
         }
         y[i] = float(sum);
     }
@@ -125,11 +125,11 @@ vec product(const vec & w, const vec & x) { // rows of w times x
 vec rms_norm(const vec & x) {
     double sum = 0;
     for (const float v : x) {
-        sum += double(v)*v;
+        sum += double(v) * v;
     }
     vec y = x;
     for (float & v : y) {
-        v = float(v/std::sqrt(sum/double(x.size()) + k_eps));
+        v = float(v / std::sqrt(sum / double(x.size()) + k_eps));
     }
     return y;
 }
@@ -142,27 +142,27 @@ void add_to(vec & x, const vec & y) {
 
 // With a single token the attention's softmax is 1, so q and k do not matter.
 vec scalar_logits(const tiny_model & m) {
-    vec h(m.embd.begin() + k_token*n_embd, m.embd.begin() + (k_token + 1)*n_embd);
+    vec h(m.embd.begin() + k_token * n_embd, m.embd.begin() + (k_token + 1) * n_embd);
     add_to(h, product(m.o, product(m.v, rms_norm(h))));
     const vec x = rms_norm(h), g = product(m.gate, x), u = product(m.up, x);
     for (size_t j = 0; j < size_t(n_ff); ++j) {
-        const float a = std::fmax(g[j], 0.0f)*std::fmax(u[j], 0.0f);
+        const float a = std::fmax(g[j], 0.0f) * std::fmax(u[j], 0.0f);
         for (size_t i = 0; i < size_t(n_embd); ++i) {
-            h[i] += a*m.down_t[j*n_embd + i];
+            h[i] += a * m.down_t[j * n_embd + i];
         }
     }
     return product(m.head, rms_norm(h));
 }
 
 vec host_logits(const std::string & path) {
-    ggml_sparse_model model(path, false);
+    ggml_sparse_model          model(path, false);
     ggml_sparse_context_params params = ggml_sparse_context_default_params();
-    params.n_ctx      = 32;
-    params.n_threads  = 1;
-    params.flash_attn = 0;
+    params.n_ctx                      = 32;
+    params.n_threads                  = 1;
+    params.flash_attn                 = 0;
     params.type_k = params.type_v = GGML_TYPE_F32;
     ggml_sparse_context ctx(model, params);
-    vec logits(n_vocab);
+    vec                 logits(n_vocab);
     ctx.eval(&k_token, 1, logits.data());
     return logits;
 }
@@ -174,17 +174,19 @@ void run_selftest() {
     const memory_file file;
     write_model(file.path(), m);
     const vec want = scalar_logits(m);
-    vec got;
+    vec       got;
     try {
         got = host_logits(file.path());
     } catch (const error & e) {
         throw error(GGML_SPARSE_ERR_HOST, std::string("The start-up self-test failed: ") + e.what()).at("self-test");
     }
     for (size_t i = 0; i < want.size(); ++i) {
-        if (!(std::fabs(want[i] - got[i]) <= 1e-4f*(1 + std::fabs(want[i])))) {
+        if (!(std::fabs(want[i] - got[i]) <= 1e-4f * (1 + std::fabs(want[i])))) {
             throw error(GGML_SPARSE_ERR_HOST, "The start-up self-test failed: the host computes another result than the scalar reference. "
-                        "The installed llama.cpp is not the one turbosparse was built for.").at("self-test")
-                .expected(std::to_string(want[i])).found(std::to_string(got[i]));
+                                              "The installed llama.cpp is not the one turbosparse was built for.")
+                .at("self-test")
+                .expected(std::to_string(want[i]))
+                .found(std::to_string(got[i]));
         }
     }
 }

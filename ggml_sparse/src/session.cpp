@@ -5,8 +5,8 @@
 namespace ggml_sparse {
 
 ggml_sparse_ffn ffn_session::ffn(int32_t il, int64_t e) const {
-    ggml_sparse_ffn f = spec.layers[size_t(il)].expert(e);
-    const bool masked = spec.info.default_mode == GGML_SPARSE_MODE_PREDICTED;
+    ggml_sparse_ffn f      = spec.layers[size_t(il)].expert(e);
+    const bool      masked = spec.info.default_mode == GGML_SPARSE_MODE_PREDICTED;
     if (mode == GGML_SPARSE_MODE_REFERENCE && !masked) {
         f.fc1.data = f.fc2.data = nullptr;
     }
@@ -23,12 +23,10 @@ void ffn_session::start_batch() {
 
 void ffn_session::profile(bool enable) {
     const size_t n_layer = enable ? spec.layers.size() : 0;
-    profile_counts.assign(n_layer, std::vector<uint64_t>(size_t(n_set()*spec.info.n_ff)));
+    profile_counts.assign(n_layer, std::vector<uint64_t>(size_t(n_set() * spec.info.n_ff)));
     profile_columns.assign(n_layer, std::vector<uint64_t>(size_t(n_set())));
 }
 
-bool session_cancelled(void * session) {
-    return static_cast<ffn_session *>(session)->cancel.load(std::memory_order_relaxed);
-}
+bool session_cancelled(void * session) { return static_cast<ffn_session *>(session)->cancel.load(std::memory_order_relaxed); }
 
 } // namespace ggml_sparse

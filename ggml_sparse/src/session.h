@@ -23,9 +23,9 @@ struct ffn_session {
     std::string            failure; // why the last graph was refused
 
     // counters of the batch under way; its number tells an open block that it is stale
-    uint64_t i_batch = 0;
+    uint64_t                             i_batch = 0;
     std::vector<ggml_sparse_layer_stats> layers;
-    ffn_times times{};
+    ffn_times                            times{};
 
     // profile, per layer [n_set, n_ff] and [n_set]; empty while off
     std::vector<std::vector<uint64_t>> profile_counts, profile_columns;
@@ -34,8 +34,8 @@ struct ffn_session {
 
     // FFN of expert e as the mode wants it run.
     ggml_sparse_ffn ffn(int32_t il, int64_t e) const;
-    void start_batch();
-    void profile(bool enable);
+    void            start_batch();
+    void            profile(bool enable);
 };
 
 // libllama polls it between CPU nodes; `session` is an ffn_session.

@@ -13,31 +13,28 @@ namespace ggml_sparse {
 
 static ggml_type rounding_of(ggml_type type, x_form form) {
     switch (form) {
-        case x_form::F32:    return GGML_TYPE_F32;
+        case x_form::F32: return GGML_TYPE_F32;
         case x_form::PLANAR: return GGML_TYPE_Q8_0;
-        case x_form::GGML:   break;
+        case x_form::GGML: break;
     }
     return ggml_get_type_traits_cpu(type)->vec_dot_type;
 }
 
 static const std::array<weight_type, SPARSE_TYPE_COUNT> & weight_types() {
-    static const std::array<weight_type, SPARSE_TYPE_COUNT> types = { {
-#define SPARSE_TYPE(NAME, name, FORM, AXPY)                                               \
-    { GGML_TYPE_##NAME, #name, x_form::FORM, rounding_of(GGML_TYPE_##NAME, x_form::FORM), \
-      SPARSE_INDEX_##NAME, ggml_get_type_traits(GGML_TYPE_##NAME)->blck_size },
+    static const std::array<weight_type, SPARSE_TYPE_COUNT> types = {{
+#define SPARSE_TYPE(NAME, name, FORM, AXPY)                                                                                                \
+    {GGML_TYPE_##NAME,    #name,                                                                                                           \
+     x_form::FORM,        rounding_of(GGML_TYPE_##NAME, x_form::FORM),                                                                     \
+     SPARSE_INDEX_##NAME, ggml_get_type_traits(GGML_TYPE_##NAME)->blck_size},
 #include "quants.def"
 #undef SPARSE_TYPE
-    } };
+    }};
     return types;
 }
 
-int weight_type_count() {
-    return SPARSE_TYPE_COUNT;
-}
+int weight_type_count() { return SPARSE_TYPE_COUNT; }
 
-const weight_type & weight_type_at(int index) {
-    return weight_types()[static_cast<size_t>(index)];
-}
+const weight_type & weight_type_at(int index) { return weight_types()[static_cast<size_t>(index)]; }
 
 const weight_type * weight_type_find(int32_t type) {
     for (const weight_type & wt : weight_types()) {
@@ -48,15 +45,13 @@ const weight_type * weight_type_find(int32_t type) {
     return nullptr;
 }
 
-static size_t round_up_64(size_t n) {
-    return (n + 63) / 64 * 64;
-}
+static size_t round_up_64(size_t n) { return (n + 63) / 64 * 64; }
 
 size_t x_prepared_size(const weight_type & wt, int64_t n) {
     switch (wt.form) {
-        case x_form::F32:    return round_up_64(static_cast<size_t>(n) * sizeof(float));
+        case x_form::F32: return round_up_64(static_cast<size_t>(n) * sizeof(float));
         case x_form::PLANAR: return round_up_64(static_cast<size_t>(n + n / 32 * 8)); // dots may read to the end
-        case x_form::GGML:   return round_up_64(ggml_row_size(wt.x_type, n));
+        case x_form::GGML: return round_up_64(ggml_row_size(wt.x_type, n));
     }
     return 0;
 }
@@ -86,9 +81,9 @@ static void prepare_planar(const float * x, int64_t n, int8_t * qs) {
 
 const void * x_prepare(const weight_type & wt, const float * x, int64_t n, void * dst) {
     switch (wt.form) {
-        case x_form::F32:    return x;
+        case x_form::F32: return x;
         case x_form::PLANAR: prepare_planar(x, n, static_cast<int8_t *>(dst)); break;
-        case x_form::GGML:   ggml_get_type_traits_cpu(wt.x_type)->from_float(x, dst, n); break;
+        case x_form::GGML: ggml_get_type_traits_cpu(wt.x_type)->from_float(x, dst, n); break;
     }
     return dst;
 }

@@ -12,19 +12,42 @@ namespace ggml_sparse {
 
 // Hyper-parameters that may pass, behind "turbosparse." and then "llama.".
 static const char * const k_hparams[] = {
-    "context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size",
-    "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon",
-    "rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor",
-    "rope.scaling.original_context_length", "expert_count", "expert_used_count",
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "vocab_size",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.layer_norm_rms_epsilon",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "expert_count",
+    "expert_used_count",
 };
 
 // Keys that may pass under their own name.
 static const char * const k_shared[] = {
-    "general.name", "tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens", "tokenizer.ggml.scores",
-    "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
-    "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id", "tokenizer.ggml.unknown_token_id",
-    "tokenizer.ggml.padding_token_id", "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token",
-    "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.remove_extra_whitespaces",
+    "general.name",
+    "tokenizer.ggml.model",
+    "tokenizer.ggml.pre",
+    "tokenizer.ggml.tokens",
+    "tokenizer.ggml.scores",
+    "tokenizer.ggml.token_type",
+    "tokenizer.ggml.merges",
+    "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.eos_token_id",
+    "tokenizer.ggml.eot_token_id",
+    "tokenizer.ggml.eom_token_id",
+    "tokenizer.ggml.unknown_token_id",
+    "tokenizer.ggml.padding_token_id",
+    "tokenizer.ggml.add_bos_token",
+    "tokenizer.ggml.add_eos_token",
+    "tokenizer.ggml.add_space_prefix",
+    "tokenizer.ggml.remove_extra_whitespaces",
 };
 
 static void copy_strings(gguf_context * dst, const char * name, const gguf_value & v) {
@@ -91,19 +114,19 @@ static void add_tensor(gguf_context * gguf, ggml_context * ctx, const std::strin
 
 // The three FFN tensors of a layer as libllama's graph names and shapes them.
 static void add_ffn(gguf_context * gguf, ggml_context * ctx, const ggml_sparse_model_info & info, int32_t il) {
-    const std::string blk  = "blk." + std::to_string(il) + ".ffn_";
-    const std::string tail = info.n_expert > 0 ? "_exps.weight" : ".weight";
-    const int     n_dims    = info.n_expert > 0 ? 3 : 2;
-    const int64_t wide[3]   = {info.n_embd, info.n_ff, info.n_expert};
-    const int64_t narrow[3] = {info.n_ff, info.n_embd, info.n_expert};
+    const std::string blk       = "blk." + std::to_string(il) + ".ffn_";
+    const std::string tail      = info.n_expert > 0 ? "_exps.weight" : ".weight";
+    const int         n_dims    = info.n_expert > 0 ? 3 : 2;
+    const int64_t     wide[3]   = {info.n_embd, info.n_ff, info.n_expert};
+    const int64_t     narrow[3] = {info.n_ff, info.n_embd, info.n_expert};
     add_tensor(gguf, ctx, blk + "gate" + tail, GGML_TYPE_F16, wide, n_dims);
     add_tensor(gguf, ctx, blk + "up" + tail, GGML_TYPE_F16, wide, n_dims);
     add_tensor(gguf, ctx, blk + "down" + tail, GGML_TYPE_F16, narrow, n_dims);
 }
 
 void llama_view::add_header(const gguf_file & file, const model_spec & spec) {
-    const size_t n_tensors = spec.rest.size() + 3*spec.layers.size();
-    std::unique_ptr<ggml_context, ggml_context_deleter> ctx(ggml_init({ggml_tensor_overhead()*n_tensors, nullptr, true}));
+    const size_t                                        n_tensors = spec.rest.size() + 3 * spec.layers.size();
+    std::unique_ptr<ggml_context, ggml_context_deleter> ctx(ggml_init({ggml_tensor_overhead() * n_tensors, nullptr, true}));
     std::unique_ptr<gguf_context, gguf_context_deleter> gguf(gguf_init_empty());
     if (!ctx || !gguf) {
         throw std::bad_alloc();
@@ -120,23 +143,20 @@ void llama_view::add_header(const gguf_file & file, const model_spec & spec) {
 
     segments_.push_back({0, header_.size(), header_.data(), false});
     for (size_t i = 0; i < n_tensors; ++i) {
-        const uint64_t begin = header_.size() + gguf_get_tensor_offset(gguf.get(), int64_t(i));
-        const bool      ffn  = i >= spec.rest.size();
-        const uint8_t * data = ffn ? nullptr : file.data(*spec.rest[i]);
+        const uint64_t  begin = header_.size() + gguf_get_tensor_offset(gguf.get(), int64_t(i));
+        const bool      ffn   = i >= spec.rest.size();
+        const uint8_t * data  = ffn ? nullptr : file.data(*spec.rest[i]);
         segments_.push_back({begin, gguf_get_tensor_size(gguf.get(), int64_t(i)), data, ffn});
     }
     const segment & last = segments_.back();
-    size_ = (last.begin + last.size + GGUF_DEFAULT_ALIGNMENT - 1)/GGUF_DEFAULT_ALIGNMENT*GGUF_DEFAULT_ALIGNMENT;
+    size_                = (last.begin + last.size + GGUF_DEFAULT_ALIGNMENT - 1) / GGUF_DEFAULT_ALIGNMENT * GGUF_DEFAULT_ALIGNMENT;
 }
 
-llama_view::llama_view(const gguf_file & file, const model_spec & spec) {
-    add_header(file, spec);
-}
+llama_view::llama_view(const gguf_file & file, const model_spec & spec) { add_header(file, spec); }
 
 // Copy what is at `pos` up to the end of its segment or of the gap before the next.
 size_t llama_view::copy(char * buf, uint64_t pos, size_t size) {
-    const auto next = std::upper_bound(segments_.begin(), segments_.end(), pos,
-                                       [](uint64_t p, const segment & s) { return p < s.begin; });
+    const auto next = std::upper_bound(segments_.begin(), segments_.end(), pos, [](uint64_t p, const segment & s) { return p < s.begin; });
     const segment & s   = *(next - 1);
     const uint64_t  end = next == segments_.end() ? size_ : next->begin;
     if (pos >= s.begin + s.size) { // padding
@@ -180,9 +200,9 @@ FILE * llama_view::open() {
         [](void * self, char * buf, size_t size) { return static_cast<llama_view *>(self)->read(buf, size); },
         nullptr,
         [](void * self, off64_t * offset, int whence) {
-            int64_t to = *offset;
+            int64_t   to = *offset;
             const int rc = static_cast<llama_view *>(self)->seek(&to, whence);
-            *offset = to;
+            *offset      = to;
             return rc;
         },
         nullptr,

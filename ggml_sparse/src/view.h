@@ -20,7 +20,7 @@ class llama_view {
     // A stream over the view; the caller closes it before the view dies. Throws ERR_FILE.
     FILE * open();
 
-    uint64_t bytes_copied()     const { return bytes_copied_; }     // weights handed over
+    uint64_t bytes_copied() const { return bytes_copied_; }         // weights handed over
     uint64_t ffn_bytes_copied() const { return ffn_bytes_copied_; } // of these, FFN weights: 0
 
     // cookie functions, see fopencookie(3)
@@ -34,13 +34,13 @@ class llama_view {
         bool            ffn;
     };
 
-    void add_header(const gguf_file & file, const model_spec & spec);
+    void   add_header(const gguf_file & file, const model_spec & spec);
     size_t copy(char * buf, uint64_t pos, size_t size);
 
     std::vector<uint8_t> header_;
     std::vector<segment> segments_; // rising, header first
-    uint64_t size_ = 0, pos_ = 0;
-    uint64_t bytes_copied_ = 0, ffn_bytes_copied_ = 0;
+    uint64_t             size_ = 0, pos_ = 0;
+    uint64_t             bytes_copied_ = 0, ffn_bytes_copied_ = 0;
 };
 
 // Pattern of the tensors that go to our buffer type, under the view's names.

@@ -32,7 +32,7 @@ static std::vector<float> random_floats(size_t n, unsigned seed) {
 
 // One ggml context whose tensors own their data; freed at the end of a case.
 struct graph {
-    ggml_context * ctx = ggml_init({ 64 << 20, nullptr, false });
+    ggml_context * ctx = ggml_init({64 << 20, nullptr, false});
     ~graph() { ggml_free(ctx); }
 
     ggml_tensor * matrix(int32_t type, int64_t n_col, int64_t n_row, unsigned seed) {
@@ -52,9 +52,7 @@ struct graph {
     }
 };
 
-static ggml_sparse_matrix matrix_of(const ggml_tensor * t) {
-    return { t->type, t->ne[0], t->ne[1], t->data };
-}
+static ggml_sparse_matrix matrix_of(const ggml_tensor * t) { return {t->type, t->ne[0], t->ne[1], t->data}; }
 
 static bool same_bits(const std::vector<float> & a, const std::vector<float> & b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
@@ -69,9 +67,7 @@ static bool is_zero(const std::vector<float> & a) {
     return true;
 }
 
-static const float * floats_of(const ggml_tensor * t) {
-    return static_cast<const float *>(t->data);
-}
+static const float * floats_of(const ggml_tensor * t) { return static_cast<const float *>(t->data); }
 
 static ggml_tensor * random_ids(graph & g, int64_t n_ids, int64_t n_tokens, int n_row) {
     ggml_tensor *                      ids = ggml_new_tensor_2d(g.ctx, GGML_TYPE_I32, n_ids, n_tokens);
@@ -92,8 +88,8 @@ static void test_gather(const ggml_sparse_type_info & type, int n_threads) {
     ggml_tensor * h   = g.matrix(GGML_TYPE_F32, n_ids, n_tokens, 3);
     ggml_tensor * ids = random_ids(g, n_ids, n_tokens, static_cast<int>(n_row));
 
-    const ggml_sparse_matrix m        = matrix_of(w);
-    const int32_t *          id       = static_cast<const int32_t *>(ids->data);
+    const ggml_sparse_matrix m  = matrix_of(w);
+    const int32_t *          id = static_cast<const int32_t *>(ids->data);
     std::vector<float>       expected(static_cast<size_t>(n_ids * n_tokens));
     ggml_sparse_op_gather_dot(&m, floats_of(x), id, n_tokens, n_ids, expected.data(), 1, GGML_SPARSE_ISA_AUTO, nullptr);
     expect(same_bits(g.compute(ggml_sparse_gather_dot(g.ctx, w, x, ids), n_threads), expected), "gather_dot " + name);
@@ -141,8 +137,8 @@ static void test_ffn(const ggml_sparse_type_info & type, const ffn_case & c, int
     ffn.pred_in_scale = scale ? floats_of(scale) : nullptr;
     std::vector<float> expected(static_cast<size_t>(ggml_nelements(x)));
     ggml_sparse_op_ffn(&ffn, floats_of(x), x->ne[1], expected.data(), nullptr, nullptr, 1, GGML_SPARSE_ISA_AUTO, nullptr);
-    const auto name = std::string(type.name) + ", mode " + std::to_string(c.mode) + ", activation " +
-                      std::to_string(c.activation) + ", " + std::to_string(n_threads) + " threads";
+    const auto name = std::string(type.name) + ", mode " + std::to_string(c.mode) + ", activation " + std::to_string(c.activation) + ", " +
+                      std::to_string(n_threads) + " threads";
     expect(!is_zero(expected), "ffn gives something, " + name);
     expect(same_bits(g.compute(y, n_threads), expected), "ffn " + name);
 }
@@ -169,18 +165,15 @@ static void test_refusals() {
 
 int main() {
     const ffn_case cases[] = {
-        { GGML_SPARSE_DRELU, GGML_SPARSE_MODE_DENSE,     0, false },
-        { GGML_SPARSE_DRELU, GGML_SPARSE_MODE_EXACT,     1, false },
-        { GGML_SPARSE_REGLU, GGML_SPARSE_MODE_EXACT,     0, false },
-        { GGML_SPARSE_RELU,  GGML_SPARSE_MODE_EXACT,     0, false },
-        { GGML_SPARSE_DRELU, GGML_SPARSE_MODE_PREDICTED, 0, false },
-        { GGML_SPARSE_DRELU, GGML_SPARSE_MODE_PREDICTED, 0, true  },
-        { GGML_SPARSE_DRELU, GGML_SPARSE_MODE_REFERENCE, 0, false },
+        {GGML_SPARSE_DRELU, GGML_SPARSE_MODE_DENSE, 0, false},     {GGML_SPARSE_DRELU, GGML_SPARSE_MODE_EXACT, 1, false},
+        {GGML_SPARSE_REGLU, GGML_SPARSE_MODE_EXACT, 0, false},     {GGML_SPARSE_RELU, GGML_SPARSE_MODE_EXACT, 0, false},
+        {GGML_SPARSE_DRELU, GGML_SPARSE_MODE_PREDICTED, 0, false}, {GGML_SPARSE_DRELU, GGML_SPARSE_MODE_PREDICTED, 0, true},
+        {GGML_SPARSE_DRELU, GGML_SPARSE_MODE_REFERENCE, 0, false},
     };
     for (int i = 0; i < ggml_sparse_type_count(); ++i) {
         ggml_sparse_type_info type;
         ggml_sparse_type_get(i, &type);
-        for (int n_threads : { 1, 3 }) {
+        for (int n_threads : {1, 3}) {
             test_gather(type, n_threads);
             for (const ffn_case & c : cases) {
                 test_ffn(type, c, n_threads);

@@ -14,9 +14,8 @@ static bool cpu_has(ggml_sparse_isa isa) {
     switch (isa) {
         case GGML_SPARSE_ISA_AVX2: return avx2;
         case GGML_SPARSE_ISA_AVX512:
-            return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                   __builtin_cpu_supports("avx512vnni");
+            return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
         default: break;
     }
 #endif

@@ -35,7 +35,7 @@ template <typename row> vf load_tail(const typename row::elem * p, int n) {
 template <typename row> float dot_float(int64_t n, const void * w_row, const void * x_row) {
     const auto *  w      = static_cast<const typename row::elem *>(w_row);
     const float * x      = static_cast<const float *>(x_row);
-    vf            acc[4] = { vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0) };
+    vf            acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
     int64_t       i      = 0;
     for (; i + 4 * W <= n; i += 4 * W) {
         for (int k = 0; k < 4; ++k) {
@@ -73,8 +73,8 @@ template <typename row> void axpy_float(int64_t n, float h, const void * w_row, 
 struct q8_0_row {
     static constexpr int  BYTES   = 34;
     static constexpr bool HAS_MIN = false;
-    static vq   quants(const uint8_t * w) { return vq_load_bytes(w + 2, BYTES); }
-    static void floats(const uint8_t * w, float d, vf * v) {
+    static vq             quants(const uint8_t * w) { return vq_load_bytes(w + 2, BYTES); }
+    static void           floats(const uint8_t * w, float d, vf * v) {
         for (int k = 0; k < 32 / W; ++k) {
             v[k] = vf_mul(vf_set1(d), vf_load_i8(reinterpret_cast<const int8_t *>(w + 2) + k * W));
         }
@@ -83,23 +83,23 @@ struct q8_0_row {
 struct q4_0_row {
     static constexpr int  BYTES   = 18;
     static constexpr bool HAS_MIN = false;
-    static vq   quants(const uint8_t * w) { return vq_sub(vq_load_nibbles(w + 2, BYTES), 8); }
-    static void floats(const uint8_t * w, float d, vf * v) { vf_load_nibbles(w + 2, d, v); }
+    static vq             quants(const uint8_t * w) { return vq_sub(vq_load_nibbles(w + 2, BYTES), 8); }
+    static void           floats(const uint8_t * w, float d, vf * v) { vf_load_nibbles(w + 2, d, v); }
 };
 struct q4_1_row {
     static constexpr int  BYTES   = 20;
     static constexpr bool HAS_MIN = true;
-    static vq quants(const uint8_t * w) { return vq_load_nibbles(w + 4, BYTES); }
+    static vq             quants(const uint8_t * w) { return vq_load_nibbles(w + 4, BYTES); }
 };
 struct q5_0_row {
     static constexpr int  BYTES   = 22;
     static constexpr bool HAS_MIN = false;
-    static vq quants(const uint8_t * w) { return vq_sub(vq_add_high_bits(vq_load_nibbles(w + 6, BYTES), w + 2, BYTES), 16); }
+    static vq             quants(const uint8_t * w) { return vq_sub(vq_add_high_bits(vq_load_nibbles(w + 6, BYTES), w + 2, BYTES), 16); }
 };
 struct q5_1_row {
     static constexpr int  BYTES   = 24;
     static constexpr bool HAS_MIN = true;
-    static vq quants(const uint8_t * w) { return vq_add_high_bits(vq_load_nibbles(w + 8, BYTES), w + 4, BYTES); }
+    static vq             quants(const uint8_t * w) { return vq_add_high_bits(vq_load_nibbles(w + 8, BYTES), w + 4, BYTES); }
 };
 
 // acc[0] + acc[1] += products of n_block <= 16 blocks. s[n_block] = 0, so that a vector's
@@ -108,8 +108,8 @@ template <typename row> void dot_blocks(int n_block, const uint8_t * w, const in
     int b = 0;
     for (; b + 2 * BLOCKS <= n_block; b += 2 * BLOCKS) { // two sums: one would wait for its own FMA
         const int c = b + BLOCKS;
-        acc[0] = vf_fma(vf_spread(s + b), vq_dot(row::quants(w + b * row::BYTES), vq_load(q + b * 32)), acc[0]);
-        acc[1] = vf_fma(vf_spread(s + c), vq_dot(row::quants(w + c * row::BYTES), vq_load(q + c * 32)), acc[1]);
+        acc[0]      = vf_fma(vf_spread(s + b), vq_dot(row::quants(w + b * row::BYTES), vq_load(q + b * 32)), acc[0]);
+        acc[1]      = vf_fma(vf_spread(s + c), vq_dot(row::quants(w + c * row::BYTES), vq_load(q + c * 32)), acc[1]);
     }
     for (; b + BLOCKS <= n_block; b += BLOCKS) {
         acc[0] = vf_fma(vf_spread(s + b), vq_dot(row::quants(w + b * row::BYTES), vq_load(q + b * 32)), acc[0]);
@@ -130,11 +130,11 @@ inline void multiply_scales(const uint8_t * w, int stride, int n_block, const fl
 }
 
 template <typename row> float dot_quant(int64_t n, const void * w_row, const void * x_row) {
-    const uint8_t * w   = static_cast<const uint8_t *>(w_row);
-    const int8_t *  q   = static_cast<const int8_t *>(x_row);
-    const float *   d   = reinterpret_cast<const float *>(q + n);
-    const float *   sum = d + n / 32;
-    vf              acc[2] = { vf_set1(0), vf_set1(0) };
+    const uint8_t * w      = static_cast<const uint8_t *>(w_row);
+    const int8_t *  q      = static_cast<const int8_t *>(x_row);
+    const float *   d      = reinterpret_cast<const float *>(q + n);
+    const float *   sum    = d + n / 32;
+    vf              acc[2] = {vf_set1(0), vf_set1(0)};
     for (int64_t i = 0; i < n; i += 512, w += 16 * row::BYTES) {
         const int n_block = n - i < 512 ? static_cast<int>(n - i) / 32 : 16;
         float     s[16 + 1];
@@ -171,24 +171,24 @@ template <typename row> void axpy_quant(int64_t n, float h, const void * w_row, 
 
 // --- the table ---------------------------------------------------------------
 
-#define DOT_F32(name)    dot_float<name##_row>
+#define DOT_F32(name) dot_float<name##_row>
 #define DOT_PLANAR(name) dot_quant<name##_row>
-#define DOT_GGML(name)   nullptr
+#define DOT_GGML(name) nullptr
 
-#define AXPY_OWN_F32(name)     axpy_float<name##_row>
-#define AXPY_OWN_PLANAR(name)  axpy_quant<name##_row>
+#define AXPY_OWN_F32(name) axpy_float<name##_row>
+#define AXPY_OWN_PLANAR(name) axpy_quant<name##_row>
 #define AXPY_HOST_PLANAR(name) nullptr
-#define AXPY_HOST_GGML(name)   nullptr
+#define AXPY_HOST_GGML(name) nullptr
 
 } // namespace
 
 #define JOIN_(a, b) a##b
-#define JOIN(a, b)  JOIN_(a, b)
+#define JOIN(a, b) JOIN_(a, b)
 
 const sparse_kernels KERNEL_TABLE = {
     JOIN(GGML_SPARSE_ISA_, KERNEL_ISA),
     {
-#define SPARSE_TYPE(NAME, name, FORM, AXPY) { DOT_##FORM(name), AXPY_##AXPY##_##FORM(name) },
+#define SPARSE_TYPE(NAME, name, FORM, AXPY) {DOT_##FORM(name), AXPY_##AXPY##_##FORM(name)},
 #include "../quants.def"
 #undef SPARSE_TYPE
     },

@@ -25,7 +25,6 @@
 namespace ggml_sparse {
 namespace {
 
-
 // ---------------------------------------------------------------------------
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
 // ---------------------------------------------------------------------------
@@ -37,19 +36,17 @@ using vq             = __m512i;
 
 inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 
-inline vf   vf_set1(float a) { return _mm512_set1_ps(a); }
-inline vf   vf_load(const float * p) { return _mm512_loadu_ps(p); }
-inline vf   vf_load_n(const float * p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
-inline void vf_store(float * p, vf a) { _mm512_storeu_ps(p, a); }
-inline void vf_store_n(float * p, vf a, int n) { _mm512_mask_storeu_ps(p, first(n), a); }
-inline vf   vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
-inline vf   vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
-inline vf   vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+inline vf    vf_set1(float a) { return _mm512_set1_ps(a); }
+inline vf    vf_load(const float * p) { return _mm512_loadu_ps(p); }
+inline vf    vf_load_n(const float * p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+inline void  vf_store(float * p, vf a) { _mm512_storeu_ps(p, a); }
+inline void  vf_store_n(float * p, vf a, int n) { _mm512_mask_storeu_ps(p, first(n), a); }
+inline vf    vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+inline vf    vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+inline vf    vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 inline float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
 
-inline vf vf_load_f16(const uint16_t * p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
-}
+inline vf vf_load_f16(const uint16_t * p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
 inline vf vf_load_bf16(const uint16_t * p) {
     const __m512i u = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
     return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
@@ -60,15 +57,13 @@ inline vf vf_load_i8(const int8_t * p) {
 
 // d[i] of n <= 16 blocks that lie `stride` bytes apart, as floats; 0 behind them.
 inline void load_scales(const uint8_t * w, int stride, int n, float * d) {
-    const __m512i at   = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                            _mm512_set1_epi32(stride));
+    const __m512i at =
+        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(stride));
     const __m512i bits = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), first(n), at, w, 1);
     _mm512_storeu_ps(d, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(bits)));
 }
 // d[b] in the lanes of block b.
-inline vf vf_spread(const float * d) {
-    return _mm512_mask_broadcastss_ps(_mm512_set1_ps(d[0]), 0xff00, _mm_load_ss(d + 1));
-}
+inline vf vf_spread(const float * d) { return _mm512_mask_broadcastss_ps(_mm512_set1_ps(d[0]), 0xff00, _mm_load_ss(d + 1)); }
 
 inline vq vq_load(const int8_t * p) { return _mm512_loadu_si512(p); }
 inline vq vq_sub(vq a, int c) { return _mm512_sub_epi8(a, _mm512_set1_epi8(static_cast<char>(c))); }
@@ -103,8 +98,8 @@ inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
     const __m128i q   = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w));
     const __m512  lut = _mm512_mul_ps(_mm512_set1_ps(d), _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7));
     const __m512i all = _mm512_cvtepu8_epi32(q);
-    v[0] = _mm512_permutexvar_ps(all, lut); // uses the low four bits of each lane
-    v[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 4), lut);
+    v[0]              = _mm512_permutexvar_ps(all, lut); // uses the low four bits of each lane
+    v[1]              = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 4), lut);
 }
 
 // ---------------------------------------------------------------------------
@@ -138,9 +133,7 @@ inline float vf_sum(vf a) {
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-inline vf vf_load_f16(const uint16_t * p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
-}
+inline vf vf_load_f16(const uint16_t * p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
 inline vf vf_load_bf16(const uint16_t * p) {
     const __m256i u = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
@@ -198,8 +191,12 @@ inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
 
 constexpr int W      = 8;
 constexpr int BLOCKS = 1;
-struct vf { float v[W]; };
-struct vq { int8_t v[W * 4]; };
+struct vf {
+    float v[W];
+};
+struct vq {
+    int8_t v[W * 4];
+};
 
 template <typename F> inline vf vf_make(F f) {
     vf r;
@@ -208,22 +205,29 @@ template <typename F> inline vf vf_make(F f) {
     }
     return r;
 }
-inline vf    vf_set1(float a) { return vf_make([=](int) { return a; }); }
-inline vf    vf_load(const float * p) { return vf_make([=](int i) { return p[i]; }); }
-inline vf    vf_load_n(const float * p, int n) { return vf_make([=](int i) { return i < n ? p[i] : 0.0f; }); }
-inline void  vf_store(float * p, const vf & a) { memcpy(p, a.v, sizeof(a.v)); }
-inline void  vf_store_n(float * p, const vf & a, int n) { memcpy(p, a.v, static_cast<size_t>(n) * sizeof(float)); }
-inline vf    vf_add(const vf & a, const vf & b) { return vf_make([&](int i) { return a.v[i] + b.v[i]; }); }
-inline vf    vf_mul(const vf & a, const vf & b) { return vf_make([&](int i) { return a.v[i] * b.v[i]; }); }
+inline vf vf_set1(float a) {
+    return vf_make([=](int) { return a; });
+}
+inline vf vf_load(const float * p) {
+    return vf_make([=](int i) { return p[i]; });
+}
+inline vf vf_load_n(const float * p, int n) {
+    return vf_make([=](int i) { return i < n ? p[i] : 0.0f; });
+}
+inline void vf_store(float * p, const vf & a) { memcpy(p, a.v, sizeof(a.v)); }
+inline void vf_store_n(float * p, const vf & a, int n) { memcpy(p, a.v, static_cast<size_t>(n) * sizeof(float)); }
+inline vf   vf_add(const vf & a, const vf & b) {
+    return vf_make([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline vf vf_mul(const vf & a, const vf & b) {
+    return vf_make([&](int i) { return a.v[i] * b.v[i]; });
+}
 // libm's fmaf is a call per element; the product is exact in double, so this rounds twice at most.
-inline vf    vf_fma(const vf & a, const vf & b, const vf & c) {
-    return vf_make([&](int i) {
-        return static_cast<float>(static_cast<double>(a.v[i]) * static_cast<double>(b.v[i]) + static_cast<double>(c.v[i]));
-    });
+inline vf vf_fma(const vf & a, const vf & b, const vf & c) {
+    return vf_make(
+        [&](int i) { return static_cast<float>(static_cast<double>(a.v[i]) * static_cast<double>(b.v[i]) + static_cast<double>(c.v[i])); });
 }
-inline float vf_sum(const vf & a) {
-    return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7]));
-}
+inline float vf_sum(const vf & a) { return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7])); }
 
 inline vf vf_load_f16(const uint16_t * p) {
     vf r;
@@ -238,7 +242,9 @@ inline vf vf_load_bf16(const uint16_t * p) {
         return f;
     });
 }
-inline vf vf_load_i8(const int8_t * p) { return vf_make([=](int i) { return static_cast<float>(p[i]); }); }
+inline vf vf_load_i8(const int8_t * p) {
+    return vf_make([=](int i) { return static_cast<float>(p[i]); });
+}
 
 inline void load_scales(const uint8_t * w, int stride, int n, float * d) {
     for (int i = 0; i < 16; ++i) {
