@@ -2,8 +2,10 @@
 
 #include "error.h"
 #include "ggml-cpu.h"
+#include "key-reader.h"
 #include "keys.h"
 #include "types.h"
+#include "vocabulary.h"
 
 #include <algorithm>
 #include <cmath>
@@ -31,16 +33,16 @@ ggml_sparse_ffn layer_spec::expert(int64_t e) const {
 
 // --- keys ----------------------------------------------------------------------
 
-class contract_reader {
+class contract_reader : private key_reader {
   public:
-    contract_reader(const gguf_file & file, bool check) : file_(file), check_(check) {}
+    contract_reader(const gguf_file & file, bool check) : key_reader(file), file_(file), check_(check) {}
 
     model_spec read() {
         identity();
         hyper_parameters();
         ffn_keys();
         predictor_keys();
-        vocabulary();
+        read_vocabulary(*this, info_);
         model_tensors();
         for (int32_t il = 0; il < info_.n_layer; ++il) {
             layer(il);
@@ -52,77 +54,6 @@ class contract_reader {
     }
 
   private:
-    [[noreturn]] void fail(const std::string & where, const std::string & expected, const std::string & found) const {
-        throw format_error(file_.path(), where, expected, found);
-    }
-
-    [[noreturn]] void unsupported(const std::string & where, const std::string & expected, const std::string & found) const {
-        error e(GGML_SPARSE_ERR_UNSUPPORTED,
-                file_.path() + ": " + where + ": this version of turbosparse reads " + expected + ", found " + found + ".");
-        throw e.at(where).expected(expected).found(found);
-    }
-
-    const gguf_value * key(const std::string & name) {
-        known_.insert(name);
-        return file_.find_key(name);
-    }
-
-    const gguf_value & required_key(const std::string & name, const std::string & expected) {
-        const gguf_value * v = key(name);
-        if (!v) {
-            fail(name, expected, "no such key");
-        }
-        return *v;
-    }
-
-    std::string string_key(const std::string & name, const char * fallback) {
-        const gguf_value * v = key(name);
-        if (!v && fallback) {
-            return fallback;
-        }
-        if (!v || v->is_array || v->type != GGUF_TYPE_STRING) {
-            fail(name, "a string", v ? v->type_name() : "no such key");
-        }
-        return std::string(v->strings[0]);
-    }
-
-    int64_t integer_key(const std::string & name, int64_t min, int64_t max) {
-        const std::string  expected = "an integer from " + std::to_string(min) + " to " + std::to_string(max);
-        const gguf_value & v        = required_key(name, expected);
-        if (v.is_array || !v.is_integer()) {
-            fail(name, expected, v.type_name());
-        }
-        if (v.integer() < min || v.integer() > max) {
-            fail(name, expected, v.text());
-        }
-        return v.integer();
-    }
-
-    int64_t optional_integer(const std::string & name, int64_t min, int64_t max, int64_t fallback) {
-        return key(name) ? integer_key(name, min, max) : fallback;
-    }
-
-    double positive_key(const std::string & name) {
-        const gguf_value & v = required_key(name, "a positive number");
-        if (v.is_array || !v.is_number() || !std::isfinite(v.number()) || v.number() <= 0) {
-            fail(name, "a positive number", v.is_array || !v.is_number() ? v.type_name() : v.text());
-        }
-        return v.number();
-    }
-
-    // An array of n_layer numbers, or null when the key is absent.
-    const gguf_value * layer_array(const std::string & name, bool integers) {
-        const gguf_value * v        = key(name);
-        const std::string  expected = std::string("an array of ") + std::to_string(info_.n_layer) + (integers ? " integers" : " numbers");
-        if (v && (!v->is_array || !v->is_number() || (integers && !v->is_integer()))) {
-            fail(name, expected, v->type_name());
-        }
-        if (v && v->count != uint64_t(info_.n_layer)) {
-            fail(name, expected, std::to_string(v->count) + " elements");
-        }
-        return v;
-    }
-
     void identity() {
         const std::string arch = string_key("general.architecture", nullptr);
         if (arch != keys::architecture) {
@@ -215,7 +146,7 @@ class contract_reader {
             fail(keys::ffn_neuron_order, "original or hot_first", "\"" + order + "\"");
         }
         info_.hot_first = order == "hot_first";
-        first_branch_   = layer_array(keys::ffn_first_branch, true);
+        first_branch_   = number_array(keys::ffn_first_branch, info_.n_layer, true);
     }
 
     void predictor_keys() {
@@ -224,8 +155,8 @@ class contract_reader {
             unsupported(keys::predictor_kind, "none or mlp", "\"" + kind + "\"");
         }
         predictor_ = kind == "mlp";
-        rank_      = layer_array(keys::predictor_rank, true);
-        threshold_ = layer_array(keys::predictor_threshold, false);
+        rank_      = number_array(keys::predictor_rank, info_.n_layer, true);
+        threshold_ = number_array(keys::predictor_threshold, info_.n_layer, false);
         if (predictor_ && !rank_) {
             fail(keys::predictor_rank, "an array of " + std::to_string(info_.n_layer) + " integers", "no such key");
         }
@@ -237,103 +168,7 @@ class contract_reader {
                              : mode == "dense" ? GGML_SPARSE_MODE_DENSE
                                                : GGML_SPARSE_MODE_PREDICTED;
         for (const char * name : {keys::predictor_source, keys::profile_corpus, keys::profile_sha256, keys::profile_tokens}) {
-            known_.insert(name);
-        }
-    }
-
-    // --- vocabulary: libllama asserts on what is checked here --------------------
-
-    const gguf_value * token_array(const std::string & name, gguf_type type, bool required) {
-        const gguf_value * v        = key(name);
-        const std::string  expected = "an array of " + std::to_string(info_.n_vocab);
-        if (!v && required) {
-            fail(name, expected, "no such key");
-        }
-        if (v && (!v->is_array || v->type != type)) {
-            fail(name, expected, v->type_name());
-        }
-        if (v && v->count != uint64_t(info_.n_vocab)) {
-            fail(name, expected + " (turbosparse.vocab_size)", std::to_string(v->count));
-        }
-        return v;
-    }
-
-    int32_t token_id(const std::string & name) { return int32_t(optional_integer(name, 0, info_.n_vocab - 1, -1)); }
-
-    void vocabulary() {
-        const std::string model = string_key("tokenizer.ggml.model", nullptr);
-        if (model == "no_vocab") { // the self-test's
-            return;
-        }
-        if (model != "llama" && model != "gpt2") {
-            unsupported("tokenizer.ggml.model", "llama (SentencePiece) or gpt2 (BPE)", "\"" + model + "\"");
-        }
-        const gguf_value * tokens = token_array("tokenizer.ggml.tokens", GGUF_TYPE_STRING, true);
-        distinct(*tokens);
-        token_array("tokenizer.ggml.scores", GGUF_TYPE_FLOAT32, model == "llama");
-        const gguf_value * types = token_array("tokenizer.ggml.token_type", GGUF_TYPE_INT32, model == "llama");
-        for (uint64_t i = 0; types && i < types->count; ++i) {
-            if (types->integer(i) < 1 || types->integer(i) > 6) {
-                fail("tokenizer.ggml.token_type", "values from 1 to 6", std::to_string(types->integer(i)));
-            }
-        }
-        if (model == "llama") {
-            byte_tokens(*tokens, *types);
-        } else {
-            merges();
-        }
-        special_tokens(model == "llama");
-    }
-
-    void distinct(const gguf_value & tokens) {
-        std::unordered_set<std::string_view> seen;
-        for (const auto & t : tokens.strings) {
-            if (t.empty() || t.find('\0') != t.npos || !seen.insert(t).second) {
-                fail("tokenizer.ggml.tokens", "distinct tokens, not empty and without NUL", "\"" + std::string(t.data(), t.size()) + "\"");
-            }
-        }
-        // libllama presumes <unk>, bos and eos at 0, 1 and 2 of a SentencePiece vocabulary
-        if (tokens.count < 3) {
-            fail("tokenizer.ggml.tokens", "at least 3 tokens", std::to_string(tokens.count));
-        }
-    }
-
-    void merges() {
-        const gguf_value & v = required_key("tokenizer.ggml.merges", "an array of strings");
-        if (!v.is_array || v.type != GGUF_TYPE_STRING) {
-            fail("tokenizer.ggml.merges", "an array of strings", v.type_name());
-        }
-    }
-
-    // SentencePiece falls back to <0x00> ... <0xFF>; libllama throws or aborts without them.
-    void byte_tokens(const gguf_value & tokens, const gguf_value & types) {
-        static constexpr int k_byte = 6;
-        for (uint64_t i = 0; i < tokens.count; ++i) {
-            if (types.integer(i) != k_byte) {
-                continue;
-            }
-            const std::string t(tokens.strings[i]);
-            unsigned          byte = 0;
-            int               used = 0;
-            if (t.size() != 6 || std::sscanf(t.c_str(), "<0x%2X>%n", &byte, &used) != 1 || used != 6) {
-                fail("tokenizer.ggml.tokens", "byte tokens written <0xNN>", "\"" + t + "\"");
-            }
-        }
-    }
-
-    void special_tokens(bool spm) {
-        info_.token_bos = token_id("tokenizer.ggml.bos_token_id");
-        info_.token_eos = token_id("tokenizer.ggml.eos_token_id");
-        info_.token_eot = token_id("tokenizer.ggml.eot_token_id");
-        for (const char * name : {"unknown", "padding", "eom", "seperator", "mask"}) {
-            token_id("tokenizer.ggml." + std::string(name) + "_token_id");
-        }
-        info_.add_bos = optional_integer("tokenizer.ggml.add_bos_token", 0, 1, spm) != 0;
-        if (info_.add_bos && info_.token_bos < 0) {
-            fail("tokenizer.ggml.bos_token_id", "a token, because add_bos_token is true", "no such key");
-        }
-        if (optional_integer("tokenizer.ggml.add_eos_token", 0, 1, 0) && info_.token_eos < 0) {
-            fail("tokenizer.ggml.eos_token_id", "a token, because add_eos_token is true", "no such key");
+            key(name);
         }
     }
 
@@ -533,7 +368,7 @@ class contract_reader {
 
     void warn_unknown_keys() {
         for (const auto & [name, value] : file_.keys()) {
-            if (name.rfind(keys::prefix, 0) == 0 && known_.count(name) == 0) {
+            if (name.rfind(keys::prefix, 0) == 0 && !was_asked(name)) {
                 spec_.warnings.push_back(file_.path() + ": key " + name + " is not known to this version and is ignored.");
             }
         }
@@ -568,7 +403,7 @@ class contract_reader {
     const gguf_value *              rank_         = nullptr;
     const gguf_value *              threshold_    = nullptr;
     bool                            predictor_    = false;
-    std::unordered_set<std::string> known_, used_;
+    std::unordered_set<std::string> used_;
 };
 
 model_spec read_contract(const gguf_file & file, bool check_tensors) { return contract_reader(file, check_tensors).read(); }
