@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -62,7 +63,7 @@ def apply_merges(text, spec):
     ranks = {tuple(m.split(" ")): i for i, m in enumerate(spec["model"]["merges"])}
     parts = list(("\u2581" + text).replace(" ", "\u2581"))
     while True:
-        pairs = [(ranks.get(pair, 10**9), at) for at, pair in enumerate(zip(parts, parts[1:], strict=False))]
+        pairs = [(ranks.get(pair, 10**9), at) for at, pair in enumerate(itertools.pairwise(parts))]
         rank, at = min(pairs, default=(10**9, 0))
         if rank == 10**9:
             break

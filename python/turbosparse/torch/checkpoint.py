@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,15 @@ def save(model: CausalLM, path: str | Path, dtype: torch.dtype = torch.bfloat16,
     shards = split_shards({name: t.nbytes for name, t in state.items()}, shard_bytes)
     for old in root.glob("model*.safetensors"):
         old.unlink()
+    _write_json(root / "config.json", model.config.to_dict(str(dtype).removeprefix("torch.")))
     weight_map: dict[str, str] = {}
     for i, names in enumerate(shards, start=1):
         file = f"model-{i:05}-of-{len(shards):05}.safetensors"
         save_file({name: state[name] for name in names}, str(root / file), metadata={"format": "pt"})
+        shutil.copymode(root / "config.json", root / file)  # safetensors makes files that only the owner can read
         weight_map |= dict.fromkeys(names, file)
     total = sum(t.nbytes for t in state.values())
     _write_json(root / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
-    _write_json(root / "config.json", model.config.to_dict(str(dtype).removeprefix("torch.")))
     _write_json(root / "generation_config.json", _generation_config(model.config))
 
 

@@ -73,7 +73,7 @@ class Recipe:
     predictor_from: float = 0.62
     masked_from: float = 0.70
     predictor_weight: float = 0.2
-    pos_weight: float = 3.0
+    pos_weight: float = 6.0
     balance_weight: float = 0.02
     seed: int = 1
 
