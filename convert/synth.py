@@ -66,6 +66,7 @@ def write_checkpoint(
     Raises UsageError when `out` exists without `force` or is not one of ours, NoSpaceError when it does not fit.
     """
     begin = time.monotonic()
+    out = Path(os.path.abspath(out))  # "." and ".." have no name to put .part behind
     tensors = list(model.tensors())
     total = n_bytes(tensors)
     removed = _prepare(out, total + (64 << 20), force=force)
@@ -108,14 +109,14 @@ def _prepare(out: Path, needed: int, *, force: bool) -> bool:
             raise UsageError(f"{out} exists; pass --force to replace it", path=str(out))
         if not _is_ours(out):
             raise UsageError(f"{out} was not written by synth and is not replaced; remove it yourself", path=str(out))
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"directory {out.absolute().parent} does not exist", path=str(out.parent))
+    if not out.parent.is_dir():
+        raise UsageError(f"directory {out.parent} does not exist", path=str(out.parent))
     stale = _part(out).is_dir()
     if stale:
         if not _is_ours(_part(out)) and any(_part(out).iterdir()):
             raise UsageError(f"{_part(out)} is in the way and was not written by synth", path=str(_part(out)))
         shutil.rmtree(_part(out))
-    if shutil.disk_usage(out.absolute().parent).free < needed:
+    if shutil.disk_usage(out.parent).free < needed:
         raise _no_space(out, needed)
     return stale
 
@@ -128,7 +129,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _no_space(out: Path, needed: int) -> NoSpaceError:
-    free = shutil.disk_usage(out.absolute().parent).free
+    free = shutil.disk_usage(out.parent).free
     return NoSpaceError(
         f"{out} needs {needed / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free. Use --layers for a shorter model, "
         "or --gguf to write a quantised file without the checkpoint",

@@ -250,3 +250,7 @@ def test_command_writes_and_reports(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--force" in capsys.readouterr().err
     assert main(["synth", "--shape", "mistral-9b", "-o", str(tmp_path / "x")]) == 2
     assert main(["synth", "--shape", "custom", "--n-embd", "100", "-o", str(tmp_path / "x")]) == 2
+    assert main(["synth", "--shape", "custom", "--outtype", "q8_0", "-o", str(tmp_path / "x")]) == 2
+    assert "--gguf" in capsys.readouterr().err
+    assert main(["synth", "--shape", "custom", "--gguf", "-o", str(tmp_path / "no" / "x")]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["hf"]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import JsonOption
+
 if TYPE_CHECKING:
-    from turbosparse.convert.export import Progress
     from turbosparse.convert.synth_model import SynthModel
     from turbosparse.convert.synth_shapes import Shape
 
@@ -29,7 +28,9 @@ def command(
         float, typer.Option(min=0.5, max=0.999, help="Share of active neurons that the predictors select.")
     ] = 0.97,
     gguf: Annotated[bool, typer.Option("--gguf", help="Write GGUF directly, without the checkpoint.")] = False,
-    outtype: Annotated[str, typer.Option(help="Type of the matrices in the GGUF.")] = "q4_0",
+    outtype: Annotated[
+        str | None, typer.Option(help="Type of the matrices in the GGUF. [default: q4_0]", show_default=False)
+    ] = None,
     predictor_type: Annotated[str | None, typer.Option(help="Type of the predictors in the GGUF.")] = None,
     hot_first: Annotated[
         bool, typer.Option("--hot-first/--original-order", help="Order of the neurons in the GGUF.")
@@ -52,7 +53,7 @@ def command(
     threads: Annotated[int | None, typer.Option("-t", "--threads", min=1, help="Default: all cores.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what an earlier run wrote.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a synthetic checkpoint with the shape, names and statistics of a TurboSparse model.
 
@@ -73,9 +74,12 @@ def command(
     same matrices, to compare with stock llama.cpp. `convert --stats
     big/planted/stats.safetensors` stores the planted hot neurons first.
     """
+    from turbosparse.convert.errors import UsageError
     from turbosparse.convert.synth_model import SynthModel
     from turbosparse.convert.synth_shapes import shape as make_shape
 
+    if not gguf and (outtype or predictor_type):
+        raise UsageError("--outtype and --predictor-type are those of a GGUF file: add --gguf, or convert afterwards")
     changes: dict[str, Any] = {
         "n_embd": n_embd, "n_ff": n_ff, "n_head": n_head, "n_head_kv": n_head_kv,
         "n_expert": n_expert, "n_vocab": n_vocab, "active": active,
@@ -85,6 +89,7 @@ def command(
     if dry_run:
         result = _plan(model)
     elif gguf:
+        outtype = outtype or "q4_0"
         sparse = _file_name(out, made, outtype)
         result = _write_gguf(
             model, sparse, outtype=outtype, predictor_type=predictor_type, hot_first=hot_first,
@@ -107,15 +112,21 @@ def _file_name(out: Path, shape: Shape, outtype: str) -> Path:
     """`out` if it names a GGUF file, else one in the directory `out`."""
     if out.suffix == ".gguf":
         return out
-    out.mkdir(exist_ok=True)
+    from turbosparse.convert.errors import UsageError
+
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made a directory: {error.strerror}", path=str(out)) from error
     return out / f"{shape.name}-{outtype}.gguf"
 
 
 def _write_directory(model: SynthModel, out: Path, *, force: bool, threads: int | None) -> dict[str, Any]:
+    from turbosparse.convert.progress import progress_bar
     from turbosparse.convert.synth import write_checkpoint
     from turbosparse.convert.synth_files import STATS, planted
 
-    with _bar() as progress:
+    with progress_bar(out.name) as progress:
         done = write_checkpoint(model, out, force=force, threads=threads, progress=progress)
     return {
         "path": str(done.path), "bytes": done.n_bytes, "tensors": done.n_tensors, "shards": done.n_shards,
@@ -125,10 +136,11 @@ def _write_directory(model: SynthModel, out: Path, *, force: bool, threads: int 
 
 
 def _write_gguf(model: SynthModel, out: Path, **options: Any) -> dict[str, Any]:
+    from turbosparse.convert.progress import progress_bar
     from turbosparse.convert.synth_files import planted
     from turbosparse.convert.synth_gguf import write_ggufs
 
-    with _bar() as progress:
+    with progress_bar(out.name) as progress:
         twins = write_ggufs(model, out, progress=progress, **options)
     files = [file for file in (twins.sparse, twins.dense) if file]
     return {
@@ -157,26 +169,3 @@ def _describe(result: dict[str, Any]) -> str:
         command = f"turbosparse convert {result['path']} -o model.gguf --outtype q4_0 --stats {result['stats']}"
         lines.append(f"next: {command}")
     return "\n".join(lines)
-
-
-@contextmanager
-def _bar() -> Iterator[Progress | None]:
-    """A progress bar on stderr where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda name, done, total: bar.update(task, completed=done, total=total, description=name)
