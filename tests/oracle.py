@@ -89,7 +89,7 @@ class LayerTrace:
     up: F64  # [n_col, n_ff] after its ReLU (drelu), unmasked
     hidden: F64  # [n_col, n_ff] masked product, what `down` sees
     expert: I64  # [n_col] 0 for a dense FFN
-    router_gap: float  # smallest lead of the last chosen expert over the first one left out
+    router_gap: F64  # [n_tokens] lead of the last chosen expert over the first one left out
 
     @property
     def n_selected(self) -> int:
@@ -114,21 +114,26 @@ class Run:
     logits: F64
     layers: list[LayerTrace]
 
-    def mask_margin(self) -> float:
-        """Distance of the nearest discrete decision from its tipping point: a predictor logit from 0 (unless it is
-        exactly there), a router's last choice from the first expert left out."""
-        gaps = [layer.router_gap for layer in self.layers]
-        gaps += [_smallest(layer.logit) for layer in self.layers]
-        return min(gaps)
+    def mask_margins(self) -> F64:
+        """[n_tokens] Distance of the token's nearest discrete decision from its tipping point: a predictor logit from
+        0 (unless it is exactly there), the router's last choice from the first expert left out."""
+        layers = (np.minimum(la.router_gap, _smallest(la.logit, len(self.logits))) for la in self.layers)
+        gaps: F64 = np.minimum.reduce(list(layers))
+        return gaps
 
     def margin(self) -> float:
-        """The same, branches that are almost zero included: n_active is comparable with a float32 engine's while
-        this is far above its rounding errors."""
-        return min([self.mask_margin(), *(_smallest(values) for la in self.layers for values in (la.gate, la.up))])
+        """The smallest of them, branches that are almost zero included: n_active is comparable with a float32
+        engine's while this is far above its rounding errors."""
+        n = len(self.logits)
+        branches = (_smallest(values, n).min() for la in self.layers for values in (la.gate, la.up))
+        return float(min(self.mask_margins().min(), *branches))
 
 
-def _smallest(values: F64) -> float:
-    return float(np.abs(values[values != 0.0]).min(initial=np.inf))
+def _smallest(values: F64, n_tokens: int) -> F64:
+    """[n_tokens] Smallest magnitude but zero among each token's columns; values [n_col, n_ff]."""
+    magnitude = np.where(values == 0.0, np.inf, np.abs(values))
+    smallest: F64 = magnitude.reshape(n_tokens, -1).min(axis=1)
+    return smallest
 
 
 def _rms_norm(h: F64, w: F64, eps: float) -> F64:
@@ -250,7 +255,7 @@ class Oracle:
     def _mlp(self, il: int, h: F64, x: F64, masked: bool, threshold: float) -> tuple[F64, LayerTrace]:
         col = self.ffn(il).columns(x, h, masked, threshold)
         y = col.pop("y")
-        return y, LayerTrace(**col, expert=np.zeros(len(x), np.int64), router_gap=np.inf)
+        return y, LayerTrace(**col, expert=np.zeros(len(x), np.int64), router_gap=np.full(len(x), np.inf))
 
     def _moe(self, il: int, h: F64, x: F64, masked: bool, threshold: float) -> tuple[F64, LayerTrace]:
         """Softmax over all experts, the best k renormalised; a predictor belongs to an expert and reads x."""
@@ -260,9 +265,9 @@ class Oracle:
         order = np.argsort(-p, axis=-1, kind="stable")
         chosen = order[:, :k]
         weight = np.take_along_axis(p, chosen, -1)
-        gap = np.inf
+        gap = np.full(len(x), np.inf)
         if k < p.shape[1]:
-            gap = float((weight[:, -1] - np.take_along_axis(p, order[:, k : k + 1], -1)[:, 0]).min())
+            gap = weight[:, -1] - np.take_along_axis(p, order[:, k : k + 1], -1)[:, 0]
         weight = weight / weight.sum(axis=-1, keepdims=True)
         flat = chosen.reshape(-1)
         token = np.repeat(np.arange(len(x)), k)
