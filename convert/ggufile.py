@@ -29,7 +29,7 @@ FORMATS = {
     V.FLOAT32: "f", V.UINT64: "Q", V.INT64: "q", V.FLOAT64: "d", V.BOOL: "?",
 }  # fmt: skip
 MAX_NAME = 64 * 1024  # bytes of a key
-MAX_HEADER = 1 << 30  # bytes of keys and infos together
+MAX_HEADER = 128 << 20  # bytes of keys and infos together; real ones have 2 to 15 MB
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,9 @@ class _Parser:
         return GGUFError(f"{self.path.name}: {what}", path=str(self.path), **data)
 
     def take(self, n: int, what: str) -> bytes:
-        if n > self.size - self.at or self.at + n > MAX_HEADER:
+        if self.at + n > MAX_HEADER:
+            raise self.bad(f"{what} reaches beyond {MAX_HEADER >> 20} MB of keys, more than any sound file has")
+        if n > self.size - self.at:
             raise self.bad(f"{what} needs {n} bytes at {self.at}, the file has {self.size}. It is truncated or damaged")
         offset = self.at - self.begin
         if offset + n > len(self.buffer):
@@ -182,7 +184,7 @@ class _Parser:
             raise self.bad(f"key {key} states {n} elements, {self.size - self.at} bytes are left in the file", key=key)
         if sub is V.STRING:
             return key, Value(V.ARRAY, [self.text(key) for _ in range(n)], sub)
-        return key, Value(V.ARRAY, list(struct.unpack(f"<{n}{FORMATS[sub]}", self.take(n * width, key))), sub)
+        return key, Value(V.ARRAY, np.frombuffer(self.take(n * width, key), "<" + FORMATS[sub]).tolist(), sub)
 
     def value_type(self, key: str) -> GGUFValueType:
         number = self.number("I", key)

@@ -144,3 +144,16 @@ sys.exit(", ".join({{"numpy", "gguf", "torch", "llama_cpp"}} & set(sys.modules))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "turbosparse " + command in done.stdout
+
+
+def test_interrupt_is_130_and_leaves_nothing(
+    run: Run, mistral_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("turbosparse.convert.export.encoded_blocks", interrupted)
+    code, _, err = run("convert", mistral_dir, "-o", tmp_path / "m.gguf")
+    assert code == 130
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())

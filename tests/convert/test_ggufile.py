@@ -226,3 +226,14 @@ def test_any_damage_to_the_header_is_typed(good: Path, tmp_path_factory: pytest.
     path.write_bytes(raw)
     with contextlib.suppress(ConvertError):
         check(path)
+
+
+def test_a_header_of_gigabytes_is_not_read(good: Path, tmp_path: Path) -> None:
+    """A sparse file that backs its claim with zeros: the bound, not the memory, decides."""
+    edit = GgufEdit(good)
+    edit.keys.insert(0, type(edit.keys[0])("x", ARR, struct.pack("<IQ", 0, 3 << 30)))
+    path = edit.write(tmp_path / "sparse.gguf")
+    with open(path, "r+b") as f:
+        f.truncate(4 << 30)
+    with pytest.raises(GGUFError, match="128 MB of keys"):
+        check(path)
