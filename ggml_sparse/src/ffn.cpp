@@ -280,7 +280,7 @@ bool ffn_job::run(int ith, int nth, neuron_counts & counts, ffn_times & times) {
         if (predicted_) {
             select(t, ith, nth);
         }
-        const uint64_t t1 = now_ns();
+        const uint64_t t1 = predicted_ ? now_ns() : t0; // preparing x is selection only where there is one
         rearm({PHASE_DOWN, PHASE_REDUCE}, ith);
         gate_up_tile(t, share(PHASE_GATE_UP, ith, nth), counts);
 #pragma omp barrier
