@@ -60,7 +60,7 @@ $(VENV)/.torch: | setup
 	@touch $@
 
 test-torch: setup $(VENV)/.torch
-	$(PY) -m pytest tests/torch
+	$(PY) -m pytest tests/torch tests/convert/test_pickle.py
 
 test-mutation: setup $(VENV)/.smollm2
 	$(PY) tests/mutation/run.py
