@@ -78,13 +78,13 @@ def open_job(src: str | Path, options: Options) -> Job:
     )
     checkpoint = open_checkpoint(locate(src), allow_pickle=options.allow_pickle)
     try:
-        return _plan_job(checkpoint, types, options)
+        return plan_job(checkpoint, types, options)
     except BaseException:
         checkpoint.close()
         raise
 
 
-def _plan_job(checkpoint: Checkpoint, types: Types, options: Options) -> Job:
+def plan_job(checkpoint: Checkpoint, types: Types, options: Options) -> Job:
     family = recognise(checkpoint)
     hp, notes = _hparams(checkpoint, family)
     predictors = _predictors(checkpoint, family, options, notes)

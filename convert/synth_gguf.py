@@ -15,7 +15,7 @@ from . import keys
 from .checkpoint import Checkpoint
 from .errors import NoSpaceError
 from .export import KV, Progress, Written, prepare_output, write_gguf
-from .job import Job, Options, _plan_job
+from .job import Job, Options, plan_job
 from .metadata import general_kv, hparam_kv
 from .plan import Planned, Types, build_plan
 from .quantize import fitting_type, parse_type
@@ -55,7 +55,7 @@ def write_ggufs(
     with open_synthetic(model) as checkpoint:
         stats = checkpoint.path / STATS if hot_first else None
         options = Options(outtype=outtype, predictor_type=predictor_type, stats=stats)
-        job = _plan_job(checkpoint, types, options)
+        job = plan_job(checkpoint, types, options)
         twin = dense_tensors(job) if dense else []
         sizes = [_size(job.plan.tensors), _size(twin)]
         if dense:
