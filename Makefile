@@ -66,7 +66,7 @@ test-mutation: setup $(VENV)/.smollm2
 	$(PY) tests/mutation/run.py
 
 bench: setup
-	$(PY) -m pytest bench --benchmark-only
+	$(PY) -m pytest bench -s --benchmark-columns=min,median,rounds
 
 lint: setup
 	$(BIN)/ruff check .

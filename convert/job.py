@@ -85,6 +85,7 @@ def open_job(src: str | Path, options: Options) -> Job:
 
 
 def plan_job(checkpoint: Checkpoint, types: Types, options: Options) -> Job:
+    """Everything that will be written for an opened checkpoint. Raises ConvertError."""
     family = recognise(checkpoint)
     hp, notes = _hparams(checkpoint, family)
     predictors = _predictors(checkpoint, family, options, notes)
