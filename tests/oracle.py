@@ -145,10 +145,18 @@ def _softmax(a: F64) -> F64:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def _rope(x: F64, theta: float) -> F64:
-    """rotate_half: x [n_tokens, n_head, d] at positions 0.., frequency i = theta^(-2i/d) turns (x_i, x_{i + d/2})."""
+def _rope_factor(config: dict[str, Any]) -> float:
+    scaling = config.get("rope_scaling") or {}
+    if scaling.get("type", scaling.get("rope_type", "linear")) != "linear":
+        raise ValueError(f"RoPE scaling {scaling!r}: the oracle knows linear only")
+    return float(scaling.get("factor", 1.0))
+
+
+def _rope(x: F64, theta: float, factor: float) -> F64:
+    """rotate_half: x [n_tokens, n_head, d] at positions 0.. / factor, frequency i = theta^(-2i/d) turns
+    (x_i, x_{i + d/2})."""
     n_tokens, _, d = x.shape
-    angle = np.arange(n_tokens)[:, None] * theta ** (-np.arange(0, d, 2) / d)
+    angle = np.arange(n_tokens)[:, None] / factor * theta ** (-np.arange(0, d, 2) / d)
     cos, sin = (np.tile(f(angle), 2)[:, None, :] for f in (np.cos, np.sin))
     rotated = np.concatenate([-x[..., d // 2 :], x[..., : d // 2]], axis=-1)
     return x * cos + rotated * sin
@@ -166,6 +174,7 @@ class Oracle:
         self.n_vocab = int(config["vocab_size"])
         self.eps = float(config["rms_norm_eps"])
         self.theta = float(config["rope_theta"])
+        self.rope_factor = _rope_factor(config)
         self.is_moe = config["model_type"] in MOE_TYPES and "num_local_experts" in config
         if config["hidden_act"] != "relu":
             raise ValueError(f"hidden_act {config['hidden_act']!r}: the oracle knows ReLU only")
@@ -245,7 +254,7 @@ class Oracle:
         q, k, v = (
             (x @ self.weight(f"{base}{name}_proj.weight").T).reshape(n_tokens, -1, d) for name in ("q", "k", "v")
         )
-        q, k = _rope(q, self.theta), _rope(k, self.theta)
+        q, k = (_rope(a, self.theta, self.rope_factor) for a in (q, k))
         k, v = (np.repeat(a, self.n_head // self.n_head_kv, axis=1) for a in (k, v))
         score = np.einsum("ihd,jhd->hij", q, k) / np.sqrt(d)
         score[:, np.triu(np.ones((n_tokens, n_tokens), bool), 1)] = -np.inf

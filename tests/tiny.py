@@ -295,11 +295,15 @@ def write_mistral(
     sliding_window: int | None = None,
     chat_template: bool = False,
     ranks: Sequence[int] = (32, 48),
+    config: Mapping[str, Any] | None = None,
     **shape: Any,
 ) -> Path:
-    """TurboSparse-Mistral's layout (`BambooForCausalLM`); `with_predictor=False` gives Bamboo-base's."""
+    """TurboSparse-Mistral's layout (`BambooForCausalLM`); `with_predictor=False` gives Bamboo-base's.
+
+    `config` overrides keys of config.json, here and below.
+    """
     s = Shape(ranks=tuple(ranks), **shape)
-    config = _config(
+    full = _config(
         s, architecture="BambooForCausalLM", model_type="bamboo", rope_theta=10000.0, max_position_embeddings=n_ctx,
         sliding_window=sliding_window,
         auto_map={
@@ -307,7 +311,7 @@ def write_mistral(
             "AutoModelForCausalLM": "modeling_bamboo.BambooForCausalLM",
         },
     )  # fmt: skip
-    return _write(Path(out), s, config, dtype, n_shards, True, chat_template)
+    return _write(Path(out), s, full | dict(config or {}), dtype, n_shards, True, chat_template)
 
 
 def write_mixtral(
@@ -320,11 +324,12 @@ def write_mixtral(
     model_type: str = "turbosparsemixtral",
     chat_template: bool = False,
     ranks: Sequence[int] = (32, 48),
+    config: Mapping[str, Any] | None = None,
     **shape: Any,
 ) -> Path:
     """TurboSparse-Mixtral's layout; `model_type` may be any of its four historical spellings."""
     s = Shape(ranks=tuple(ranks), n_expert=n_expert, **shape)
-    config = _config(
+    full = _config(
         s, architecture="TurboSparseMixtralForCausalLM", model_type=model_type, rope_theta=1e6,
         max_position_embeddings=n_ctx, sliding_window=None, num_local_experts=n_expert,
         num_experts_per_tok=s.n_expert_used, output_router_logits=True, router_aux_loss_coef=0.02,
@@ -334,7 +339,7 @@ def write_mixtral(
             "AutoModelForCausalLM": "modeling_turbosparsemixtral.TurboSparseMixtralForCausalLM",
         },
     )  # fmt: skip
-    return _write(Path(out), s, config, dtype, n_shards, True, chat_template)
+    return _write(Path(out), s, full | dict(config or {}), dtype, n_shards, True, chat_template)
 
 
 def write_reglu(
@@ -345,14 +350,15 @@ def write_reglu(
     n_ctx: int = 1024,
     hidden_act: str = "relu",
     architecture: str = "LlamaForCausalLM",
+    config: Mapping[str, Any] | None = None,
     **shape: Any,
 ) -> Path:
     """ReluLLaMA's layout: a llama whose gate is a ReLU, no predictor; hidden_act "silu" gives a plain SwiGLU model."""
     s = Shape(**({"with_predictor": False, "symmetric": False, "n_head_kv": 4} | shape))
-    config = _config(
+    full = _config(
         s, architecture=architecture, model_type="llama", rope_theta=10000.0, max_position_embeddings=n_ctx,
     ) | {"hidden_act": hidden_act, "pretraining_tp": 1, "rope_scaling": None}  # fmt: skip
-    return _write(Path(out), s, config, dtype, n_shards, False, False)
+    return _write(Path(out), s, full | dict(config or {}), dtype, n_shards, False, False)
 
 
 def write_predictor_dir(out: str | Path, **shape: Any) -> Path:

@@ -1,6 +1,7 @@
 """Whole-model logits against the float64 oracle: F32 file, F32 KV, flash attention off.
 
-Bound everywhere: max abs error <= 1e-4 x (max - min) of the oracle's logits.
+The requirement is a max abs error <= 1e-4 x (max - min) of the oracle's logits; what is measured is 3e-7 (one F32
+rounding per operation), so the bound here is a tenth of what is required.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pytest
 
 from tests.conftest import Case
 
-TOLERANCE = 1e-4  # of the logit range
+TOLERANCE = 1e-5  # of the logit range
 MODES = {"dense": "dense", "exact": "dense", "predicted": "predicted", "reference": "predicted"}  # engine -> oracle
 PAIRS = [
     (family, mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.ggml_sparse.test_logits import MODES, assert_close
@@ -45,6 +46,25 @@ def test_moe_layout(cases: Any, shape: str) -> None:
     with case.open(n_ctx=64) as model:
         for mode, reference in MODES.items():
             assert_close(model.logits(tokens, mode=mode), case.run(tuple(tokens), reference).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("mistral", {"rms_norm_eps": 0.25}),
+        ("mixtral", {"rms_norm_eps": 1e-6, "rope_theta": 500.0}),
+        ("reglu", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
+        ("reglu", {"rope_scaling": {"rope_type": "linear", "factor": 2.5}}),
+    ],
+)
+def test_hyperparameters_arrive(cases: Any, family: str, config: dict[str, Any]) -> None:
+    """Values unlike any default: one that is dropped on the way shows in the logits."""
+    case, plain = cases(family, config=config), cases(family)
+    tokens = case.tokens(40)
+    expected = case.run(tuple(tokens), "dense").logits
+    assert np.abs(expected - plain.run(tuple(tokens), "dense").logits).max() > 1e-2 * np.ptp(expected)
+    with case.open(n_ctx=64) as model:
+        assert_close(model.logits(tokens, mode="exact"), expected)
 
 
 def test_negative_norms_flip_masks_unless_undone(cases: Any) -> None:
