@@ -24,7 +24,7 @@ from turbosparse.train.tokenizer import BOS, Tokenizer, chatml
 WINDOW = 256
 BATCH = 16
 CHAT = chatml([("user", "Hello! How are you today?")]) + "<|im_start|>assistant\n"
-PROMPTS = ("The ", "She was", "It is the duty of", CHAT)
+PROMPTS = ("She was", "The whale", "It is the duty of", CHAT)
 
 
 @dataclass
