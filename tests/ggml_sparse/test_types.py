@@ -7,12 +7,14 @@ nibble or a mixed-up row is off by the whole range.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests import ggufedit
+from tests.conftest import Case
 from tests.ggml_sparse.test_logits import assert_close
 
 BOUND = {  # RMS error of the middle token's logits over their standard deviation
@@ -79,3 +81,40 @@ def test_f16_weights_are_exactly_the_rounded_checkpoint(cases: Any) -> None:
         for mode, reference in (("exact", "dense"), ("predicted", "predicted")):
             expected = case.run(tuple(tokens), reference).logits
             assert_close(model.logits(tokens, mode=mode), expected, tolerance=5e-3)  # attention rounds x to F16
+
+
+@pytest.mark.parametrize(
+    "kinds", ["q4_0 f16 q8_0", "f32 q5_1 q4_1", "q8_0 q4_0 f32", "bf16 q8_0 q5_0", "q4_1 q4_1 f16"]
+)
+@pytest.mark.parametrize("family", ["mistral", "mixtral"])
+def test_gate_up_and_down_of_different_types(cases: Any, tmp_path: Path, family: str, kinds: str) -> None:
+    """As K mixes have it: tensors of files of several types spliced into one, differently per layer."""
+    mixed = ggufedit.GgufEdit(cases(family, "f32", hot=True, n_ff=320).gguf)
+    suffix = "_exps.weight" if family == "mixtral" else ".weight"
+    for il in (0, 1):
+        names = ("ffn_gate", "ffn_up", "ffn_down_t")
+        for name, kind in zip(names, kinds.split()[:: 1 - 2 * il], strict=True):
+            donor = ggufedit.GgufEdit(cases(family, kind, hot=True, n_ff=320).gguf)
+            target, source = (f.tensor(f"blk.{il}.{name}{suffix}") for f in (mixed, donor))
+            target.type, target.data = source.type, source.data
+    case = Case(cases(family, n_ff=320).hf, mixed.write(tmp_path / "mixed.gguf"))
+    tokens = case.tokens(24)
+    with case.open(n_ctx=64) as model:
+        dense, exact = (model.logits(tokens, mode=m) for m in ("dense", "exact"))
+        predicted, reference = (model.logits(tokens, mode=m) for m in ("predicted", "reference"))
+    np.testing.assert_array_equal(exact, dense)
+    assert rms_error(dense, case.run(tuple(tokens), "dense").logits) < 0.4
+    assert rms_error(predicted, reference) <= 0.02
+
+
+@pytest.mark.parametrize("outtype", ["q4_k", "q5_k", "q6_k"])
+def test_k_types_fall_back_where_the_width_does_not_fit(cases: Any, outtype: str) -> None:
+    """n_embd 96 is no multiple of 256: the file holds 32-wide types instead, and runs."""
+    case = cases("mistral", outtype, hot=True, n_embd=96, n_ff=320)
+    types = {t.type for t in ggufedit.GgufEdit(case.gguf).tensors if "ffn_gate" in str(t.name)}
+    assert types <= {6, 7, 8}, "q5_0, q5_1 or q8_0"
+    tokens = case.tokens(24)
+    with case.open(n_ctx=64) as model:
+        dense = model.logits(tokens, mode="dense")
+        np.testing.assert_array_equal(model.logits(tokens, mode="exact"), dense)
+    assert rms_error(dense, case.run(tuple(tokens), "dense").logits) <= BOUND["q5_0"]
