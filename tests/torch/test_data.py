@@ -59,6 +59,21 @@ def test_r_character_vectors():
     assert list(data._r_string_vectors(blob)) == [["Emma", "", "handsome"], ["one"]]
 
 
+def ar(**members):
+    out = b"!<arch>\n"
+    for name, body in members.items():
+        out += f"{name:16}{0:<12}{0:<6}{0:<6}{'100644':8}{len(body):<10}`\n".encode() + body + b"\n" * (len(body) % 2)
+    return out
+
+
+def test_members_of_a_debian_package():
+    archive = ar(odd=b"abc", even=b"abcd")
+    assert data._ar_member(archive, "odd") == b"abc"
+    assert data._ar_member(archive, "even") == b"abcd"
+    with pytest.raises(fetch.FetchError, match=r"no member data\.tar"):
+        data._ar_member(archive, "data.tar")
+
+
 def test_another_r_type_is_refused():
     raw = r_vector(["x"]).replace(struct.pack(">ii", 16, 1), struct.pack(">ii", 19, 1))
     with pytest.raises(fetch.FetchError, match="found type 19"):

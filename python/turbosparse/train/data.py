@@ -10,7 +10,6 @@ import io
 import json
 import re
 import struct
-import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -107,8 +106,7 @@ def paragraphs(lines: Iterable[str]) -> list[str]:
 def read_austen(deb: Path) -> dict[str, list[str]]:
     """Paragraphs per novel, from the R data base inside the Debian package."""
     inside = "./usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
-    tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(deb)], check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(_ar_member(deb.read_bytes(), "data.tar.xz"))) as archive:
         member = archive.extractfile(inside)
         if member is None:
             raise FetchError(AUSTEN, f"no file {inside}")
@@ -117,6 +115,17 @@ def read_austen(deb: Path) -> dict[str, list[str]]:
     if len(texts) != len(NOVELS):
         raise FetchError(AUSTEN, f"expected {len(NOVELS)} novels, found {len(texts)}")
     return dict(zip(NOVELS, texts, strict=True))  # the data base is in alphabetical order
+
+
+def _ar_member(archive: bytes, name: str) -> bytes:
+    """One file of an ar archive (a .deb is one): 60-byte headers with name and decimal size, bodies at even offsets."""
+    at = len(b"!<arch>\n")
+    while at < len(archive):
+        size = int(archive[at + 48 : at + 58])
+        if archive[at : at + 16].decode("ascii").rstrip(" /") == name:
+            return archive[at + 60 : at + 60 + size]
+        at += 60 + size + size % 2
+    raise FetchError(AUSTEN, f"no member {name}")
 
 
 def _r_string_vectors(blob: bytes) -> Iterator[list[str]]:
