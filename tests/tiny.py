@@ -58,7 +58,7 @@ class Shape:
     n_vocab: int = N_VOCAB
     n_expert: int = 0
     n_expert_used: int = 2
-    ranks: tuple[int, ...] = (32, 48)  # per layer, repeated when shorter than n_layer
+    ranks: tuple[int, ...] = (32, 48)  # per layer, repeated when shorter than n_layer; 0 = no predictor there
     seed: int = 0
     sparsity: float = 0.75  # share of neurons whose product is zero, roughly
     symmetric: bool = True  # dReLU: both branches are sparse; else gate alone
@@ -97,19 +97,20 @@ def _ffn(rng: np.random.Generator, shape: Shape, rank: int, norm: F32, pre_norm:
     keep = 1.0 - shape.sparsity
     share = keep**0.5 if shape.symmetric else keep
     bias = NormalDist().inv_cdf(1.0 - share) * u / n
-    dirs = rng.standard_normal((rank - 1, n)) / n**0.5
-    own = dirs[np.arange(n_ff) % (rank - 1)]
+    n_dir = (rank or 32) - 1
+    dirs = rng.standard_normal((n_dir, n)) / n**0.5
+    own = dirs[np.arange(n_ff) % n_dir]
     gate = (own + 0.4 * rng.standard_normal((n_ff, n)) / n**0.5 - bias) * to_x
     up = rng.standard_normal((n_ff, n)) / n**0.5 * to_x
     if shape.symmetric:
         up = up - bias * to_x
     down = rng.standard_normal((n, n_ff)) * 1.2 / (n_ff * keep) ** 0.5
     out = {"gate": gate, "up": up, "down": down - np.outer(u, u @ down) / n}
-    if shape.with_predictor:
+    if shape.with_predictor and rank > 0:
         tap = np.vstack([dirs - bias, u / n])
         out["fc1"] = tap if pre_norm else tap * to_x
         fc2 = 0.05 * rng.standard_normal((n_ff, rank)) / rank**0.5
-        fc2[np.arange(n_ff), np.arange(n_ff) % (rank - 1)] += 1.0
+        fc2[np.arange(n_ff), np.arange(n_ff) % n_dir] += 1.0
         fc2[:, -1] -= 0.1
         fc2[list(shape.zero_rows)] = 0.0
         out["fc2"] = fc2

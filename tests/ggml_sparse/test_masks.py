@@ -132,6 +132,23 @@ def test_last_neuron_counts(cases: Any) -> None:
         assert [s.n_active for s in model.layer_stats()] == [t.n_active for t in run.layers]
 
 
+@pytest.mark.parametrize("ranks", [(32, 0), (0, 48)])
+@pytest.mark.parametrize("family", ["mistral", "mixtral"])
+def test_layers_without_predictor_run_exactly(cases: Any, family: str, ranks: tuple[int, ...]) -> None:
+    """A predictor in one layer only: the other selects every neuron and reads no predictor byte."""
+    case = cases(family, ranks=ranks, hot=True)
+    tokens = case.tokens(24)
+    run = case.run(tuple(tokens), "predicted")
+    assert [bool(t.mask.all()) for t in run.layers] == [r == 0 for r in ranks]
+    with case.open(n_ctx=64) as model:
+        assert model.mode == "predicted"
+        assert [la.rank for la in model.layers] == list(ranks)
+        for mode in ("predicted", "reference"):
+            assert_close(model.logits(tokens, mode=mode), run.logits)
+            assert [s.n_selected for s in model.layer_stats()] == [t.n_selected for t in run.layers]
+            assert [s.bytes_predictor > 0 for s in model.layer_stats()] == [r > 0 for r in ranks]
+
+
 @pytest.mark.parametrize("threshold", [-0.2, 0.1, 0.5])
 def test_other_thresholds(cases: Any, tmp_path: Any, threshold: float) -> None:
     """A post-norm file (one tap, no 1/rms) with thresholds written into it, one per layer."""
