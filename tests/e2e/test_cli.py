@@ -138,6 +138,20 @@ def test_verify_and_inspect(model: tuple[Path, Path]) -> None:
     assert "turbosparse" in succeed("inspect", model[1]).lower()
 
 
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "f16"])
+def test_quantize_equals_converting_directly(model: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
+    """F32 holds the bf16 checkpoint exactly, so the detour must give the same tensors, byte for byte."""
+    succeed("quantize", model[1], tmp_path / "detour.gguf", kind)
+    succeed("convert", model[0], "-o", tmp_path / "direct.gguf", "--outtype", kind, "--predictor-type", "f32")
+    detour, direct = (ggufedit.GgufEdit(tmp_path / f"{name}.gguf") for name in ("detour", "direct"))
+    assert {t.name for t in detour.tensors} == {t.name for t in direct.tensors}
+    for tensor in detour.tensors:
+        if "ffn_pred_" not in str(tensor.name):  # their type is a choice of its own
+            assert (tensor.type, tensor.data) == (direct.tensor(tensor.name).type, direct.tensor(tensor.name).data)
+    found = json.loads(succeed("generate", tmp_path / "detour.gguf", *GENERATE, "--mode", "exact", "-t", 1))
+    assert found["tokens"]
+
+
 # --- files that must be refused ------------------------------------------------------
 
 
@@ -179,6 +193,17 @@ def test_missing_file_and_wrong_usage(tmp_path: Path) -> None:
     code, _, err = run("convert", tmp_path / "nowhere", "-o", tmp_path / "x.gguf")
     assert code in {2, 4}
     assert "Traceback" not in err
+
+
+def test_context_above_the_sliding_window(tmp_path: Path) -> None:
+    """Refused with both numbers and the way out, which works."""
+    tiny.write_mistral(tmp_path / "hf", sliding_window=64, n_ctx=512)
+    succeed("convert", tmp_path / "hf", "-o", tmp_path / "m.gguf", "--outtype", "f32")
+    options = (tmp_path / "m.gguf", "-p", "The ", "-n", 2, "-t", 1, "-c", 128)
+    code, _, err = run("generate", *options)
+    assert code == 3
+    assert all(text in err for text in ("128", "64", "--ignore-swa"))
+    succeed("generate", *options, "--ignore-swa")
 
 
 def test_stock_model_is_refused_with_advice(model: tuple[Path, Path], tmp_path: Path) -> None:
