@@ -34,10 +34,8 @@ def rows(rng: np.random.Generator, n: int) -> np.ndarray:
 
 def signed(rng: np.random.Generator, x: np.ndarray, share: float) -> np.ndarray:
     """Rows of which `share` have a positive dot with x, the others a negative one."""
-    w = rows(rng, N_FF)
-    dots = w @ x
-    wanted = np.where(rng.random(N_FF) < share, 1.0, -1.0)
-    return w * (wanted * np.sign(dots))[:, None].astype(np.float32)
+    wanted = np.where(rng.random((N_FF, 1)) < share, 0.05, -0.05).astype(np.float32)
+    return rows(rng, N_FF) + wanted * x  # the dot is 205 +- 64, or its negative
 
 
 class Layers:

@@ -19,7 +19,7 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "demo"
 TURBOSPARSE = Path(sys.executable).parent / "turbosparse"
-MODELS = {"turbosparse-micro": "The old man ", "turbosparse-micro-moe": "In the morning "}
+MODELS = {"turbosparse-micro": "She was", "turbosparse-micro-moe": "It is the duty of"}
 MODES = ("dense", "exact", "predicted")
 TOKENS = 96
 SAMPLING = ("--temp", "0.7", "--seed", "7")

@@ -26,7 +26,7 @@ struct row_list {
     int32_t ids[N_CHUNK_MAX];
 
     template <typename F> void each(const row_reader & rows, F && f) const {
-        const bool gathered = n > 0 && ids[n - 1] - ids[0] >= n; // else the hardware sees the stream
+        const bool gathered = n > 0 && ids[n - 1] - ids[0] >= n + n / 4; // else the hardware sees the stream
         for (int k = 0; gathered && k < std::min(N_AHEAD, n); ++k) {
             rows.prefetch(ids[k]);
         }

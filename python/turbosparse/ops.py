@@ -63,7 +63,9 @@ class Matrix:
             found = f"{self.data.dtype} {list(self.data.shape)}"
             raise errors.ArgumentError(
                 f"data must be contiguous uint8 [n_row, bytes], not {found}.",
-                where="data", expected="contiguous uint8 [n_row, bytes]", found=found,
+                where="data",
+                expected="contiguous uint8 [n_row, bytes]",
+                found=found,
             )
 
     @property
@@ -93,9 +95,16 @@ def types() -> list[TypeInfo]:
     for i in range(lib.ggml_sparse_type_count()):
         info = ffi.new("struct ggml_sparse_type_info *")
         lib.ggml_sparse_type_get(i, info)
-        infos.append(TypeInfo(
-            text(info.name), info.type, info.block_size, info.type_size, text(info.x_name), bool(info.fast),
-        ))
+        infos.append(
+            TypeInfo(
+                text(info.name),
+                info.type,
+                info.block_size,
+                info.type_size,
+                text(info.x_name),
+                bool(info.fast),
+            )
+        )
     return infos
 
 
@@ -137,8 +146,16 @@ def gather_dot(w: Matrix, x: Floats, ids: Ids, *, n_threads: int = 1, isa: Isa =
     rows, index = _floats(x, 2, "x"), _ids(ids)
     _same("x", (index.shape[0], w.n_col), rows.shape)
     out = np.empty(index.shape, np.float32)
-    _call(lib.ggml_sparse_op_gather_dot, _matrix(w, "w"), _in(rows), _in(index, "int32_t *"), *index.shape,
-          _out(out, "float *"), n_threads, _isa(isa))
+    _call(
+        lib.ggml_sparse_op_gather_dot,
+        _matrix(w, "w"),
+        _in(rows),
+        _in(index, "int32_t *"),
+        *index.shape,
+        _out(out, "float *"),
+        n_threads,
+        _isa(isa),
+    )
     return out
 
 
@@ -150,8 +167,16 @@ def gather_axpy(w: Matrix, h: Floats, ids: Ids, *, n_threads: int = 1, isa: Isa 
     scales, index = _floats(h, 2, "h"), _ids(ids)
     _same("h", index.shape, scales.shape)
     y = np.empty((index.shape[0], w.n_col), np.float32)
-    _call(lib.ggml_sparse_op_gather_axpy, _matrix(w, "w"), _in(scales), _in(index, "int32_t *"), *index.shape,
-          _out(y, "float *"), n_threads, _isa(isa))
+    _call(
+        lib.ggml_sparse_op_gather_axpy,
+        _matrix(w, "w"),
+        _in(scales),
+        _in(index, "int32_t *"),
+        *index.shape,
+        _out(y, "float *"),
+        n_threads,
+        _isa(isa),
+    )
     return y
 
 
@@ -187,12 +212,15 @@ def ffn(
     """
     rows = _floats(x, 2, "x")
     _same("x", (rows.shape[0], up.n_col), rows.shape)
-    params = ffi.new("struct ggml_sparse_ffn *", {
-        "activation": _enum("activation", activation, ("drelu", "reglu", "relu"), "GGML_SPARSE_"),
-        "mode": _enum("mode", mode, ("dense", "exact", "predicted", "reference"), "GGML_SPARSE_MODE_"),
-        "first_branch": int(first_branch == "up"),
-        "threshold": threshold,
-    })
+    params = ffi.new(
+        "struct ggml_sparse_ffn *",
+        {
+            "activation": _enum("activation", activation, ("drelu", "reglu", "relu"), "GGML_SPARSE_"),
+            "mode": _enum("mode", mode, ("dense", "exact", "predicted", "reference"), "GGML_SPARSE_MODE_"),
+            "first_branch": int(first_branch == "up"),
+            "threshold": threshold,
+        },
+    )
     for name, matrix in (("gate", gate), ("up", up), ("down_t", down_t), ("fc1", fc1), ("fc2", fc2)):
         if matrix is not None:
             setattr(params, name, _matrix(matrix, name)[0])
@@ -202,8 +230,17 @@ def ffn(
         params.pred_in_scale = _in(scale)
     y, mask = np.empty_like(rows), np.empty((rows.shape[0], up.n_row), np.uint8)
     stats = ffi.new("struct ggml_sparse_layer_stats *")
-    _call(lib.ggml_sparse_op_ffn, params, _in(rows), rows.shape[0], _out(y, "float *"), _out(mask, "uint8_t *"), stats,
-          n_threads, _isa(isa))
+    _call(
+        lib.ggml_sparse_op_ffn,
+        params,
+        _in(rows),
+        rows.shape[0],
+        _out(y, "float *"),
+        _out(mask, "uint8_t *"),
+        stats,
+        n_threads,
+        _isa(isa),
+    )
     return FfnResult(y, mask.astype(bool), read_struct(stats))
 
 
@@ -217,7 +254,9 @@ def _type(name: str) -> TypeInfo:
     if name.lower() not in known:
         raise errors.UnsupportedModelError(
             f"{name} is not a weight type of this build; use one of {', '.join(known)}.",
-            where="type", expected=", ".join(known), found=name,
+            where="type",
+            expected=", ".join(known),
+            found=name,
         )
     return known[name.lower()]
 
@@ -230,7 +269,9 @@ def _enum(what: str, name: str, names: tuple[str, ...], prefix: str) -> int:
     if name not in names:
         raise errors.ArgumentError(
             f"{what} must be one of {', '.join(names)}, not {name!r}.",
-            where=what, expected=", ".join(names), found=name,
+            where=what,
+            expected=", ".join(names),
+            found=name,
         )
     return int(getattr(lib, prefix + name.upper()))
 
@@ -239,7 +280,9 @@ def _same(what: str, expected: tuple[int, ...], found: tuple[int, ...]) -> None:
     if expected != found:
         raise errors.ArgumentError(
             f"{what} must have shape {list(expected)}, not {list(found)}.",
-            where=what, expected=str(list(expected)), found=str(list(found)),
+            where=what,
+            expected=str(list(expected)),
+            found=str(list(found)),
         )
 
 
@@ -248,7 +291,9 @@ def _floats(x: Floats, n_dim: int, what: str) -> Floats:
     if array.ndim != n_dim:
         raise errors.ArgumentError(
             f"{what} must have {n_dim} dimensions, not {array.ndim}.",
-            where=what, expected=str(n_dim), found=str(array.ndim),
+            where=what,
+            expected=str(n_dim),
+            found=str(array.ndim),
         )
     return array
 
@@ -259,7 +304,9 @@ def _ids(ids: Ids) -> Ids:
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
         raise errors.ArgumentError(
             f"ids must be integers [n_tokens, n_ids], not {array.dtype} with {array.ndim} dimensions.",
-            where="ids", expected="int32 [n_tokens, n_ids]", found=f"{array.dtype}, {array.ndim}-d",
+            where="ids",
+            expected="int32 [n_tokens, n_ids]",
+            found=f"{array.dtype}, {array.ndim}-d",
         )
     return np.ascontiguousarray(array.clip(limits.min, limits.max), np.int32)
 

@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch  # `make test-torch` runs this module, `make test` leaves it out
 from turbosparse.convert import convert
 from turbosparse.convert.errors import CheckpointError
-
-pytest.importorskip("torch.nn", reason="pickles are read by torch (make test-torch)")
-import torch
-
-pytestmark = pytest.mark.torch
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

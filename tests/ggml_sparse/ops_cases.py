@@ -89,8 +89,11 @@ class Ffn:
         gate_on, up_on = signs(rng, n_ff, share), signs(rng, n_ff, "all" if share == "one" else share)
         return cls(
             rng.uniform(0.1, 2.0, (n_tokens, n_embd)).astype(np.float32),
-            signed_rows(rng, gate_on, n_embd, type), signed_rows(rng, up_on, n_embd, type),
-            ops.quantize(floats(rng, n_ff, n_embd), down or type), gate_on, up_on,
+            signed_rows(rng, gate_on, n_embd, type),
+            signed_rows(rng, up_on, n_embd, type),
+            ops.quantize(floats(rng, n_ff, n_embd), down or type),
+            gate_on,
+            up_on,
         )
 
     @property
@@ -100,7 +103,12 @@ class Ffn:
     def run(self, mode: ops.Mode, x: Floats | None = None, **options: object) -> ops.FfnResult:
         gate = None if options.get("activation") == "relu" else self.gate
         return ops.ffn(
-            self.x if x is None else x, gate=gate, up=self.up, down_t=self.down_t, mode=mode, **options,  # type: ignore[arg-type]
+            self.x if x is None else x,
+            gate=gate,
+            up=self.up,
+            down_t=self.down_t,
+            mode=mode,
+            **options,  # type: ignore[arg-type]
         )
 
     def hidden(self, activation: str = "drelu") -> Doubles:

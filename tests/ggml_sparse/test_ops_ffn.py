@@ -182,9 +182,14 @@ def test_counters() -> None:
 
     dense = case.run("dense", n_threads=3).stats
     assert dense == {
-        "n_neuron": every, "n_selected": every, "n_active": both,
-        "rows_gate": every, "rows_up": every, "rows_down": every,
-        "bytes_ffn": every * (2 * q4 + q8), "bytes_predictor": 0,
+        "n_neuron": every,
+        "n_selected": every,
+        "n_active": both,
+        "rows_gate": every,
+        "rows_up": every,
+        "rows_down": every,
+        "bytes_ffn": every * (2 * q4 + q8),
+        "bytes_predictor": 0,
     }
     for mode in ("exact", "reference"):
         stats = case.run(mode, n_threads=3).stats  # type: ignore[arg-type]
