@@ -215,6 +215,9 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_truncate(
 GGML_SPARSE_API void ggml_sparse_context_cancel(struct ggml_sparse_context * ctx) GGML_SPARSE_NOEXCEPT;
 
 // --- counters: what was done, never what was estimated ----------------------
+//
+// libllama drops columns whose logits nobody asked for before the last layer's FFN, so a prompt
+// evaluated for its last token counts one column there.
 
 struct ggml_sparse_layer_stats {
     uint64_t n_neuron;   // n_ff x FFN columns (a column: one token, for MoE one token and expert)
