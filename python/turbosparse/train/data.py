@@ -1,6 +1,8 @@
-"""The training text: six novels, whaling, speeches and small talk from three packages, cleaned, deduplicated, split.
+"""Training text.
 
-`python -m turbosparse.train.data --text models/text` writes the bundled sample and held-out files.
+`python -m turbosparse.train.data SRC -o SHARDS` makes the token shards of a mixture (see prepare.py).
+`python -m turbosparse.train.data --text models/text` writes the bundled sample and held-out files: six novels,
+whaling, speeches and small talk from three packages, cleaned, deduplicated, split; the text of train.micro.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import io
 import json
 import re
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -17,9 +20,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turbosparse.train.fetch import AUSTEN, CHITCHAT, STDLIB, FetchError, fetch
+from turbosparse.train.archive import ArchiveError, ar_member
+from turbosparse.train.fetch import AUSTEN, CHITCHAT, STDLIB, FetchError, default_cache, fetch
 
-DEFAULT_CACHE = Path.home() / ".cache" / "turbosparse" / "train"
+DEFAULT_CACHE = default_cache()
 NOVELS = ("emma", "mansfield_park", "northanger_abbey", "persuasion", "pride_and_prejudice", "sense_and_sensibility")
 HELD_OUT_NOVEL = "persuasion"
 HELD_OUT_EVERY = 12  # speeches
@@ -118,14 +122,10 @@ def read_austen(deb: Path) -> dict[str, list[str]]:
 
 
 def _ar_member(archive: bytes, name: str) -> bytes:
-    """One file of an ar archive (a .deb is one): 60-byte headers with name and decimal size, bodies at even offsets."""
-    at = len(b"!<arch>\n")
-    while at < len(archive):
-        size = int(archive[at + 48 : at + 58])
-        if archive[at : at + 16].decode("ascii").rstrip(" /") == name:
-            return archive[at + 60 : at + 60 + size]
-        at += 60 + size + size % 2
-    raise FetchError(AUSTEN, f"no member {name}")
+    try:
+        return ar_member(archive, name)
+    except ArchiveError as error:
+        raise FetchError(AUSTEN, str(error)) from error
 
 
 def _r_string_vectors(blob: bytes) -> Iterator[list[str]]:
@@ -229,18 +229,23 @@ def _first_bytes(docs: list[str], limit: int) -> list[str]:
     return out
 
 
-def main() -> None:
-    """Command line."""
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--text" not in argv and not any(arg.startswith("--text=") for arg in argv):
+        from turbosparse.train.prepare import main as prepare_main
+
+        return prepare_main(argv)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where the packages are kept")
-    parser.add_argument("--text", type=Path, help="write sample.txt and heldout.txt into this directory")
-    args = parser.parse_args()
+    parser.add_argument("--text", type=Path, required=True, help="write sample.txt and heldout.txt into this directory")
+    args = parser.parse_args(argv)
     corpus = load_corpus(args.cache)
     for group, docs in {**corpus.prose, "chat": ["".join(talk) for talk in corpus.chat]}.items():
         print(f"{group:8} {len(docs):6} documents {sum(map(len, docs)) / 1e6:6.2f} MB")
-    if args.text:
-        write_text(corpus, args.text)
+    write_text(corpus, args.text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

