@@ -1,4 +1,4 @@
-"""tokenizer.model, added tokens and chat template -> tokenizer.* keys.
+"""tokenizer.model or a byte-level BPE, added tokens and chat template -> tokenizer.* keys.
 
 TurboSparse-Instruct checkpoints speak ChatML, say so only in their README and set eos to 2:
 where <|im_start|> and <|im_end|> exist, the latter ends a turn whatever config.json says.
@@ -15,6 +15,7 @@ from gguf.constants import GGUFValueType as V
 from gguf.constants import TokenType
 
 from . import keys
+from .bpe import is_bpe, read_bpe
 from .checkpoint import read_json
 from .errors import CheckpointError, UnsupportedModelError
 
@@ -32,7 +33,10 @@ KV = dict[str, tuple[V, Any]]
 
 @dataclass
 class Tokenizer:
-    """Vocabulary padded to the rows of the embedding; ids are None where there is no such token."""
+    """Vocabulary padded to the rows of the embedding; ids are None where there is no such token.
+
+    `merges` ("left right", by rank) and `pre` are those of a byte-level BPE; SentencePiece has none and "default".
+    """
 
     tokens: list[bytes]
     scores: list[float]
@@ -46,17 +50,21 @@ class Tokenizer:
     add_eos: bool = False
     add_space_prefix: bool = True
     chat_template: str = ""
+    merges: list[bytes] = field(default_factory=list)
+    pre: str = "default"
     notes: list[str] = field(default_factory=list)
 
     def kv(self) -> KV:
         """The tokenizer.* keys."""
         out: KV = {
-            keys.TOKENIZER_MODEL: (V.STRING, "llama"),
-            keys.TOKENIZER_PRE: (V.STRING, "default"),
+            keys.TOKENIZER_MODEL: (V.STRING, "gpt2" if self.merges else "llama"),
+            keys.TOKENIZER_PRE: (V.STRING, self.pre),
             keys.TOKENIZER_TOKENS: (V.ARRAY, self.tokens),
             keys.TOKENIZER_SCORES: (V.ARRAY, self.scores),
             keys.TOKENIZER_TYPES: (V.ARRAY, self.types),
         }
+        if self.merges:
+            out[keys.TOKENIZER_MERGES] = (V.ARRAY, self.merges)
         ids = {
             keys.TOKENIZER_BOS: self.bos, keys.TOKENIZER_EOS: self.eos, keys.TOKENIZER_EOT: self.eot,
             keys.TOKENIZER_UNK: self.unk, keys.TOKENIZER_PAD: self.pad,
@@ -72,13 +80,13 @@ class Tokenizer:
 
 def load_tokenizer(path: Path, config: dict[str, Any], n_vocab: int) -> Tokenizer:
     """Read the tokenizer in directory `path` for a model with `n_vocab` embedding rows."""
-    tok = _sentencepiece(path, n_vocab)
+    tok = _byte_level(path, n_vocab) if is_bpe(path) else _sentencepiece(path, n_vocab)
     settings = _optional_json(path / "tokenizer_config.json")
     for index, text, special in _added_tokens(path, settings):
         _add(tok, index, text, special, n_vocab)
     _pad(tok, n_vocab)
     _special_ids(tok, config, settings)
-    tok.add_bos = settings.get("add_bos_token", True) is not False
+    tok.add_bos = settings.get("add_bos_token", tok.add_bos) is not False
     tok.add_eos = settings.get("add_eos_token", False) is True
     tok.add_space_prefix = settings.get("add_prefix_space", tok.add_space_prefix) is not False
     _chat(tok, path, settings)
@@ -96,11 +104,29 @@ def _check_distinct(tok: Tokenizer) -> None:
         seen[text] = i
 
 
+def _byte_level(path: Path, n_vocab: int) -> Tokenizer:
+    """All tokens as normal ones; the added tokens that follow say which are special."""
+    bpe = read_bpe(path)
+    n = len(bpe.tokens)
+    if n > n_vocab:
+        raise CheckpointError(
+            f"tokenizer.json has {n} tokens, the embedding only {n_vocab} rows", expected=n_vocab, found=n
+        )
+    if not bpe.merges:
+        raise CheckpointError("tokenizer.json: model.merges is empty", path=str(path))
+    tok = Tokenizer([t.encode() for t in bpe.tokens], [0.0] * n, [int(TokenType.NORMAL)] * n, pre=bpe.pre)
+    tok.merges = [" ".join(pair).encode() for pair in bpe.merges]
+    tok.add_bos = tok.add_space_prefix = False
+    return tok
+
+
 def _sentencepiece(path: Path, n_vocab: int) -> Tokenizer:
     model = path / "tokenizer.model"
     if not model.is_file():
         raise UnsupportedModelError(
-            f"tokenizer.model is missing from {path}: only SentencePiece tokenizers are supported", path=str(model)
+            f"tokenizer.model is missing from {path}: only SentencePiece tokenizers, and byte-level BPE in "
+            "tokenizer.json, are supported",
+            path=str(model),
         )
     from sentencepiece import SentencePieceProcessor
 
