@@ -71,7 +71,6 @@ def test_all_four_spellings_load(tmp_path, model_type):
     [
         ("hidden_act", "silu"),
         ("model_type", "llama"),
-        ("tie_word_embeddings", True),
         ("num_attention_heads", 5),
         ("num_key_value_heads", 3),
         ("rope_theta", None),

@@ -19,6 +19,7 @@ from turbosparse.torch.mixtral import TurboSparseMixtralForCausalLM
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def load(path: str | Path, dtype: torch.dtype = torch.float32) -> CausalLM:
@@ -31,6 +32,8 @@ def load(path: str | Path, dtype: torch.dtype = torch.float32) -> CausalLM:
     state = read_state(root)
     model = build(config, read_ranks(config, state))
     model.to(dtype)
+    if config.tie_word_embeddings and EMBEDDING in state:
+        state.setdefault(HEAD, state[EMBEDDING])
     _check_state(root, {k: v.shape for k, v in model.state_dict().items()}, state)
     model.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()})
     model.eval()
@@ -42,6 +45,8 @@ def save(model: CausalLM, path: str | Path, dtype: torch.dtype = torch.bfloat16,
     root = Path(path)
     root.mkdir(parents=True, exist_ok=True)
     state = {name: t.detach().to(dtype).cpu().contiguous() for name, t in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del state[HEAD]
     shards = split_shards({name: t.nbytes for name, t in state.items()}, shard_bytes)
     for old in root.glob("model*.safetensors"):
         old.unlink()

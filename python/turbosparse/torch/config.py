@@ -30,7 +30,7 @@ _AUTO_MAP = {
         "AutoModelForCausalLM": "modeling_turbosparsemixtral.TurboSparseMixtralForCausalLM",
     },
 }
-_NOT_OURS = ("architectures", "auto_map", "hidden_act", "tie_word_embeddings", "torch_dtype")
+_NOT_OURS = ("architectures", "auto_map", "hidden_act", "torch_dtype")
 
 
 class LayoutError(ValueError):
@@ -68,6 +68,7 @@ class Config:
     bos_token_id: int = 1
     eos_token_id: int = 2
     initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -85,8 +86,6 @@ class Config:
         """Checks and takes over a parsed `config.json`; raises LayoutError naming the key."""
         _require(raw, where, "model_type", tuple(MODEL_TYPES))
         _require(raw, where, "hidden_act", ("relu",))
-        if raw.get("tie_word_embeddings", False):
-            raise LayoutError(where, "tie_word_embeddings", False, True, "TurboSparse has its own lm_head")
         known = {name for name in cls.__dataclass_fields__ if name != "extra"}
         missing = [name for name in _REQUIRED if raw.get(name) is None]
         if missing:
@@ -105,7 +104,6 @@ class Config:
             "architectures": [ARCHITECTURES[self.family]],
             "auto_map": _AUTO_MAP[self.family],
             "hidden_act": "relu",
-            "tie_word_embeddings": False,
             "torch_dtype": dtype,
         }
         return dict(sorted({**own, **fixed, **self.extra}.items()))

@@ -55,6 +55,8 @@ class CausalLM(nn.Module):
         self.config = config
         self.model = DecoderModel(config, make_layer)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
         self.apply(self._init)
 
     def forward(self, tokens: Tensor, run: Run | None = None) -> Tensor:

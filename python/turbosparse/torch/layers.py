@@ -8,6 +8,7 @@ Shapes: B sequences of T tokens; E = hidden_size, F = intermediate_size, r = pre
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -40,12 +41,29 @@ class Observer(Protocol):
         """`probs` [n, n_expert] after softmax; `chosen` [n, top_k] expert ids. Mixtral family only."""
 
 
+def drelu(gate: Tensor, up: Tensor) -> Tensor:
+    """relu(gate) * relu(up)."""
+    return functional.relu(gate) * functional.relu(up)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up: what Llama and Mistral have, and a dReLU model is made from."""
+    return functional.silu(gate) * up
+
+
 @dataclass(frozen=True)
 class Run:
-    """How one forward pass treats the FFNs. `dense`: the predictor's mask is not applied."""
+    """How one forward pass treats the FFNs.
+
+    `dense`: the predictor's mask is not applied. `activation` joins the two branches. `unit_tap`: the Mistral
+    family's predictors read the residual scaled to unit RMS; as they have no biases their masks stay the same, but
+    their logits, and so their training, no longer depend on a token's norm.
+    """
 
     dense: bool = False
     observer: Observer | None = None
+    activation: Callable[[Tensor, Tensor], Tensor] = drelu
+    unit_tap: bool = False
 
     @property
     def wants_logits(self) -> bool:
@@ -162,7 +180,7 @@ def drelu_ffn(
     x and tap are [..., E]: the normalised FFN input, and what the predictor reads. Without a predictor, or with
     `run.dense`, there is no mask.
     """
-    act = functional.relu(branches.gate(x)) * functional.relu(branches.up(x))
+    act = run.activation(branches.gate(x), branches.up(x))
     logits = predictor(tap) if predictor is not None and run.wants_logits else None
     if run.observer is not None:
         run.observer.ffn(place, act, logits)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from turbosparse.torch.config import MISTRAL, Config
@@ -39,6 +40,8 @@ class BambooDecoderLayer(DecoderLayer):
 
     def feed_forward(self, residual: Tensor, x: Tensor, run: Run) -> Tensor:
         """The predictor taps `residual`."""
+        if run.unit_tap:
+            residual = residual * torch.rsqrt(residual.square().mean(-1, keepdim=True) + 1e-12)
         out: Tensor = self.mlp(residual, x, run)
         return out
 
