@@ -46,9 +46,12 @@ class Meter:
     def __init__(self, pos_weight: float, wants_logits: bool = True) -> None:
         self.pos_weight, self.wants_logits = pos_weight, wants_logits
         self.n = 0
-        zero = torch.tensor(0)
-        self.n_active, self.n_kept, self.n_hit = [zero], [zero], [zero]
-        self.shrink, self.miss, self.balance = [torch.tensor(0.0)], [torch.tensor(0.0)], [torch.tensor(0.0)]
+        self.n_active: list[Tensor] = []
+        self.n_kept: list[Tensor] = []
+        self.n_hit: list[Tensor] = []
+        self.shrink: list[Tensor] = []
+        self.miss: list[Tensor] = []
+        self.balance: list[Tensor] = []
 
     def ffn(self, place: Place, act: Tensor, logits: Tensor | None) -> None:
         """Adds the terms of one FFN: how much is non-zero, and how wrong its predictor is about that."""
@@ -84,16 +87,16 @@ class Meter:
             n_hit=_sum(self.n_hit),
             shrink=_sum(self.shrink) / self.n,
             miss=_sum(self.miss) / self.n,
-            balance=_sum(self.balance) / max(len(self.balance) - 1, 1),
+            balance=_sum(self.balance) / max(len(self.balance), 1),
         )
 
     def _bce(self, logits: Tensor, label: Tensor) -> Tensor:
-        weight = torch.tensor(self.pos_weight)
+        weight = torch.tensor(self.pos_weight, device=logits.device)
         return functional.binary_cross_entropy_with_logits(logits, label, pos_weight=weight, reduction="sum")
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
-    return torch.stack(parts).sum()
+    return torch.stack(parts).sum() if parts else torch.tensor(0.0)
 
 
 class Controller:

@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,13 +157,13 @@ def init_by_width(model: nn.Module) -> None:
 class CsvLog:
     """Appends rows; on resume, rows after the restored step are dropped first."""
 
-    def __init__(self, file: Path, keep_steps: int) -> None:
+    def __init__(self, file: Path, keep_steps: int, columns: Sequence[str] = LOG_COLUMNS) -> None:
         kept: list[dict[str, Any]] = []
         if file.exists():
             with file.open(newline="") as old:
                 kept = [row for row in csv.DictReader(old) if int(row["step"]) <= keep_steps]
         self._out = file.open("w", newline="")
-        self._rows = csv.DictWriter(self._out, LOG_COLUMNS)
+        self._rows = csv.DictWriter(self._out, columns)
         self._rows.writeheader()
         self._rows.writerows(kept)
 

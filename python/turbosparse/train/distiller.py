@@ -1,0 +1,291 @@
+"""The dReLU run: teacher and student, stages, one step, a state on disk that survives interruption."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from turbosparse.torch.checkpoint import build
+from turbosparse.torch.decoder import CausalLM
+from turbosparse.train.drelu_recipe import STAGES, DreluRecipe
+from turbosparse.train.end_to_end import compare
+from turbosparse.train.faults import DiskFullError, DivergedError, OutOfMemoryError, SettingsError
+from turbosparse.train.ffn_distill import Blend, Knobs, distill_ffns
+from turbosparse.train.losses import Controller, Meter
+from turbosparse.train.source import Source
+from turbosparse.train.surgery import canonicalise_signs, swap_errors
+from turbosparse.train.trainer import Budget
+
+COLUMNS = (
+    "step", "tokens", "seconds", "stage", "loss", "hidden", "zero_rate", "zero_target", "zero_weight", "recall",
+    "precision", "blend", "lr",
+)  # fmt: skip
+CALIBRATION = 1 << 30  # where steps never get, so that calibration windows have a seed of their own
+
+
+class TokenSource(Protocol):
+    """What `turbosparse.train.shards.Shards` has."""
+
+    def sample(
+        self, rng: np.random.Generator, batch: int, seq: int, weights: Mapping[str, float] | None = None
+    ) -> npt.NDArray[np.int64]:
+        """[batch, seq + 1] windows that depend on nothing but the state of `rng`."""
+
+
+class Distiller:
+    """One run; everything `save` writes, `resume` restores. The teacher is made again from its source.
+
+    `surgery` has, per layer: the flipped signs, the error of the bare swap before and after them, its zero rate.
+    """
+
+    def __init__(
+        self, source: Source, tokens: TokenSource, recipe: DreluRecipe, budget: Budget,
+        device: str = "cpu", dtype: torch.dtype = torch.float32, last_weights: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.tokens, self.budget = recipe, tokens, budget
+        self.device, self.dtype, self.last_weights = torch.device(device), dtype, last_weights
+        self.teacher = source.model().to(self.device).eval().requires_grad_(False)
+        self.surgery = self._operate()
+        self.student = self._make_student(source)
+        self.controller = Controller(recipe.zero_gain, math.log(recipe.zero_weight))
+        self.n_steps = self.stage_steps = 0
+        self.seconds = 0.0
+        self.stage, _ = recipe.stage_at(0.0)
+        self.optimizer = self._make_optimizer()
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return self.budget.progress(self.n_steps, self.seconds)
+
+    @property
+    def has_predictors(self) -> bool:
+        """Whether the predictors have been trained at all."""
+        return self.recipe.rank > 0 and self.stage == STAGES.index("masked")
+
+    def step(self) -> tuple[dict[str, Any], list[float]]:
+        """One optimiser step: its log row and the zero rate per layer.
+
+        Raises DivergedError before a weight changes, OutOfMemoryError with the setting to lower.
+        """
+        start = time.monotonic()
+        local = self._enter_stage()
+        weights = self.last_weights if STAGES[self.stage] == "masked" else None
+        lr, rows = self._set_lr(local), self._batch(self.n_steps, weights)
+        target = self.recipe.zero_target_at(self.stage, local, float(np.mean(self.surgery["zero_rate"])))
+        try:
+            measured, zeros = self._learn(rows, local)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_memory_error(error):
+                raise
+            raise OutOfMemoryError(
+                f"not enough memory for batches of {self.recipe.batch} x {self.recipe.n_tokens} tokens: lower --batch "
+                "(or --seq), and run again with --resume",
+                batch=self.recipe.batch,
+                n_tokens=self.recipe.n_tokens,
+            ) from error
+        self._check_finite(measured, rows)
+        self.optimizer.step()
+        self.controller.update(float(np.mean(zeros)), target)
+        self.n_steps += 1
+        self.stage_steps += 1
+        self.seconds += time.monotonic() - start
+        row = dict.fromkeys(COLUMNS, 0.0) | measured | {
+            "step": self.n_steps, "tokens": self.n_steps * self.recipe.batch * self.recipe.n_tokens,
+            "seconds": round(self.seconds, 1), "stage": STAGES[self.stage], "zero_rate": float(np.mean(zeros)),
+            "zero_target": target, "zero_weight": self.controller.weight, "lr": lr,
+        }  # fmt: skip
+        row.pop("norm")
+        return row, zeros
+
+    def save(self, file: Path) -> None:
+        """Atomic and on the disk when it returns; DiskFullError leaves the previous state."""
+        state = {
+            "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(), "stage": self.stage,
+            "stage_steps": self.stage_steps, "n_steps": self.n_steps, "seconds": self.seconds,
+            "log_weight": self.controller.log_weight, "rng": torch.get_rng_state(),
+        }  # fmt: skip
+        part = file.with_suffix(".part")
+        try:
+            with part.open("wb") as out:
+                torch.save(state, out)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(part, file)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise DiskFullError(
+                f"{file}: the state could not be written ({error}); the one before it is intact. Free about "
+                f"{3 * 4 * sum(p.numel() for p in self.student.parameters()) >> 20} MiB and run again with --resume",
+                path=str(file),
+            ) from error
+
+    def resume(self, file: Path) -> None:
+        """Continues where `save` left off; source, tokens and recipe must be the same."""
+        state = torch.load(file, weights_only=True, map_location=self.device)
+        shapes = {name: t.shape for name, t in self.student.state_dict().items()}
+        if {name: t.shape for name, t in state["model"].items()} != shapes:
+            raise SettingsError(
+                f"{file} is the state of another model: give the same source, --keep-layers and --rank as before, or "
+                "another output directory",
+                path=str(file),
+            )
+        self.student.load_state_dict(state["model"])
+        self.stage, self.stage_steps = state["stage"], state["stage_steps"]
+        self.optimizer = self._make_optimizer()
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.n_steps, self.seconds = state["n_steps"], state["seconds"]
+        self.controller.log_weight = state["log_weight"]
+        torch.set_rng_state(state["rng"].cpu())
+
+    def export(self) -> CausalLM:
+        """The student on the CPU; without predictors unless they have been trained."""
+        ranks = [self.recipe.rank if self.has_predictors else 0] * self.student.config.num_hidden_layers
+        model = build(self.student.config, ranks)
+        wanted = model.state_dict()
+        model.load_state_dict({name: t.cpu() for name, t in self.student.state_dict().items() if name in wanted})
+        model.eval()
+        return model
+
+    def _operate(self) -> dict[str, list[float]]:
+        """Sign canonicalisation, and what the bare swap costs before and after it."""
+        batches = [self._batch(CALIBRATION + i)[:, :-1] for i in range(self.recipe.calibration_batches)]
+        with self._autocast():
+            before, zeros = swap_errors(self.teacher, batches)
+            if not self.recipe.signs:
+                return {"flips": [0] * len(zeros), "before": before, "after": before, "zero_rate": zeros}
+            flips = canonicalise_signs(self.teacher, batches)
+            after, zeros = swap_errors(self.teacher, batches)
+        return {"flips": [float(n) for n in flips], "before": before, "after": after, "zero_rate": zeros}
+
+    def _make_student(self, source: Source) -> CausalLM:
+        """The teacher's weights and fresh predictors, sized for inputs of unit RMS."""
+        has_mask = self.recipe.shares[STAGES.index("masked")] > 0
+        rank = self.recipe.rank if has_mask else 0
+        student = build(source.config, [rank] * source.config.num_hidden_layers)
+        student.load_state_dict(self.teacher.state_dict(), strict=False)
+        for name, weight in student.named_parameters():
+            if ".predictor." in name:
+                nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+        student.to(self.device).train()
+        return student
+
+    def _trainable(self) -> list[nn.Parameter]:
+        """The stage's parameters: the three FFN matrices, all but the predictors, all."""
+        stage = STAGES[self.stage]
+        named = self.student.named_parameters()
+        if stage == "masked":
+            return [p for _, p in named]
+        if stage == "whole":
+            return [p for name, p in named if ".predictor." not in name]
+        return [p for name, p in named if ".mlp." in name and ".predictor." not in name]
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        """A fresh optimiser for the stage; what it does not train needs no gradient."""
+        trainable = self._trainable()
+        self.student.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        decay = self.recipe.weight_decay
+        groups = [
+            {"params": [p for p in trainable if p.dim() > 1], "weight_decay": decay},
+            {"params": [p for p in trainable if p.dim() == 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.95), fused=True)
+
+    def _enter_stage(self) -> float:
+        """Moves on to the stage that is due, never back; returns the share of it that is done."""
+        stage, local = self.recipe.stage_at(self.progress)
+        if stage > self.stage:
+            self.stage, self.stage_steps = stage, 0
+            self.optimizer = self._make_optimizer()
+        return local if stage == self.stage else 1.0
+
+    def _learn(self, rows: Tensor, local: float) -> tuple[dict[str, float], list[float]]:
+        """Fills the gradients of one batch, clipped: measured numbers and the zero rate per layer."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if STAGES[self.stage] in ("teacher", "drift"):
+            return self._learn_ffns(rows, local)
+        return self._learn_whole(rows, local)
+
+    def _learn_ffns(self, rows: Tensor, local: float) -> tuple[dict[str, float], list[float]]:
+        blend = self.recipe.blend_at(self.stage, local)
+        knobs = Knobs(Blend(blend), STAGES[self.stage] == "drift", self.controller.weight)
+        with self._autocast():
+            losses, zeros = distill_ffns(self.teacher, self.student, rows[:, :-1], knobs)
+        # One norm per layer: the layers are independent problems.
+        norms = [
+            float(nn.utils.clip_grad_norm_(la.mlp.parameters(), self.recipe.clip)) for la in self.student.model.layers
+        ]
+        loss = float(losses.mean())
+        return {"loss": loss, "hidden": loss, "blend": blend, "norm": sum(norms)}, zeros.tolist()
+
+    def _learn_whole(self, rows: Tensor, local: float) -> tuple[dict[str, float], list[float]]:
+        recipe = self.recipe
+        predictors = STAGES[self.stage] == "masked" and recipe.rank > 0
+        meter = Meter(recipe.pos_weight, predictors)
+        with self._autocast():
+            both = compare(self.teacher, self.student, rows[:, :-1], meter, predictors and local >= recipe.warm)
+        terms = meter.terms()
+        total = both.kl + recipe.hidden_weight * both.hidden + self.controller.weight * terms.shrink
+        total = total + recipe.predictor_weight * terms.miss
+        total.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        norm = float(nn.utils.clip_grad_norm_(self._trainable(), recipe.clip))
+        per_layer = terms.n / len(meter.n_active)
+        measured = {"loss": float(both.kl.detach()), "hidden": float(both.hidden.detach()), "blend": 1.0, "norm": norm}
+        if predictors:
+            measured |= {"recall": terms.recall, "precision": terms.precision}
+        return measured, [1.0 - int(n) / per_layer for n in meter.n_active]
+
+    def _batch(self, step: int, weights: Mapping[str, float] | None = None) -> Tensor:
+        """Windows [batch, n_tokens + 1] int64 of a step: a pure function of seed and step."""
+        recipe = self.recipe
+        rng = np.random.default_rng((recipe.seed, step))
+        return torch.from_numpy(self.tokens.sample(rng, recipe.batch, recipe.n_tokens, weights)).to(self.device)
+
+    def _set_lr(self, local: float) -> float:
+        """A warm-up of steps, then a cosine over the rest of the stage."""
+        recipe = self.recipe
+        cosine = 0.5 * (1.0 + math.cos(math.pi * local))
+        lr = recipe.lrs[self.stage] * (recipe.last_lr + (1.0 - recipe.last_lr) * cosine)
+        lr *= min(1.0, (self.stage_steps + 1) / recipe.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _check_finite(self, measured: dict[str, float], rows: Tensor) -> None:
+        if all(map(math.isfinite, measured.values())):
+            return
+        found = {name: value for name, value in measured.items() if not math.isfinite(value)}
+        raise DivergedError(
+            f"step {self.n_steps + 1} (stage {STAGES[self.stage]}): {found}. The state on disk is from before it. The "
+            f"batch is that of seed {self.recipe.seed}, step {self.n_steps}; lower --lr, or leave that text out",
+            stage=STAGES[self.stage], step=self.n_steps, found=found, batch=rows.cpu().numpy(),
+        )  # fmt: skip
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        enabled = self.dtype != torch.float32
+        cast: AbstractContextManager[Any] = torch.autocast(
+            self.device.type, self.dtype if enabled else torch.bfloat16, enabled=enabled
+        )
+        return cast
+
+
+def _is_memory_error(error: BaseException) -> bool:
+    text = str(error).lower()
+    texts = ("allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in text for t in texts)

@@ -1,0 +1,240 @@
+"""Turns a SwiGLU model into a dReLU one: `python -m turbosparse.train.drelu SRC -o OUT --data SHARDS --minutes 20`.
+
+SRC is a Llama- or Mistral-layout Hugging Face directory or a GGUF file; SHARDS is a directory of tokens made for its
+vocabulary by `python -m turbosparse.train.data`. Four stages share the budget: the FFNs learn their teacher's outputs
+on its own inputs while the activation goes over from SwiGLU to dReLU; then on the student's inputs; then the whole
+model learns the teacher's distribution; then predictors are trained along and applied. OUT receives the checkpoint
+that `turbosparse convert` takes; OUT/train the state, log.csv, curves.svg and report.json. A run that was interrupted
+in any way goes on with --resume; with --steps it gives the very same result, with --minutes the same up to timing.
+
+One process, one device. Exit codes: 2 usage, 3 unsupported source, 4 bad text, 5 disk full, 7 out of memory,
+8 diverged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from turbosparse.train.distiller import Distiller
+    from turbosparse.train.shards import Shards
+    from turbosparse.train.source import Source
+
+STATE, LOG, BAD_BATCH = "state.pt", "log.csv", "bad-batch.npy"
+
+
+def train(
+    run: Distiller,
+    work: Path,
+    *,
+    log_every: int = 10,
+    save_every: float = 300.0,
+    stop_after: float | None = None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Runs to the end of the budget, or for `stop_after` seconds; whether the end was reached.
+
+    The state is written every `save_every` seconds, at each new stage, and at the end or on Ctrl-C.
+    """  # fmt: skip
+    from turbosparse.train.distiller import COLUMNS
+    from turbosparse.train.trainer import CsvLog
+
+    layers = [f"zero_{i}" for i in range(run.student.config.num_hidden_layers)]
+    log = CsvLog(work / LOG, run.n_steps, (*COLUMNS, *layers))
+    begun = saved = time.monotonic()
+    stage = run.stage
+    try:
+        while run.progress < 1.0 and (stop_after is None or time.monotonic() - begun < stop_after):
+            row, zeros = run.step()
+            if run.n_steps % log_every == 0 or run.progress >= 1.0:
+                log.write(row | dict(zip(layers, zeros, strict=True)))
+                say(_line(run.progress, row))
+            if time.monotonic() - saved >= save_every or run.stage != stage:
+                run.save(work / STATE)
+                saved, stage = time.monotonic(), run.stage
+        run.save(work / STATE)
+    except KeyboardInterrupt:
+        run.save(work / STATE)
+        raise
+    finally:
+        log.close()
+    return run.progress >= 1.0
+
+
+def _line(progress: float, row: dict[str, Any]) -> str:
+    shown = " ".join(f"{key} {row[key]:.4f}" for key in ("loss", "hidden", "zero_rate", "zero_target", "recall"))
+    return f"{row['step']:7} {progress:6.1%} {row['stage']:7} {shown} lr {row['lr']:.1e}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def export(run: Distiller, source: Source, out: Path, dtype: str) -> None:
+    """The checkpoint directory that `turbosparse convert` takes."""
+    import torch
+
+    from turbosparse.torch import save
+
+    save(run.export(), out, {"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
+    source.write_tokenizer(out)
+
+
+def write_report(run: Distiller, shards: Shards, file: Path, windows_per_stream: int) -> dict[str, Any]:
+    """Held-out numbers and what the surgery did, as JSON."""
+    from turbosparse.train.drelu_report import compare_heldout, windows
+
+    recipe = run.recipe
+    names = shards.heldout_names
+    streams = ((n, windows(shards.heldout(n), recipe.n_tokens, windows_per_stream)) for n in names)
+    report = compare_heldout(run.teacher, run.student, streams, run.has_predictors, recipe.batch)
+    report |= {"surgery": run.surgery, "steps": run.n_steps, "seconds": run.seconds}
+    report["tokens_trained"] = run.n_steps * recipe.batch * recipe.n_tokens
+    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def layer_list(text: str) -> list[int]:
+    """ "0-3,7" as [0, 1, 2, 3, 7]."""
+    out: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        out += range(int(first), int(last or first) + 1)
+    return out
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    values = tuple(float(part) for part in text.split(","))
+    if len(values) != 4 or min(values) < 0 or sum(values) <= 0:
+        raise ValueError(text)
+    return values
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(prog="turbosparse.train.drelu", description=__doc__, formatter_class=raw)
+    p.add_argument("source", type=Path, help="Hugging Face directory or GGUF file of a SwiGLU model")
+    p.add_argument("-o", "--out", type=Path, required=True, help="checkpoint directory to write")
+    p.add_argument("--data", type=Path, required=True, help="directory of token shards")
+    budget = p.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, default=20.0, help="training time in all, over every resume")
+    budget.add_argument("--steps", type=int, help="instead: a number of optimiser steps, reproducible")
+    p.add_argument("--stop-after", type=float, help="minutes after which this process saves and stops, to be resumed")
+    p.add_argument("--resume", action="store_true", help="go on from OUT/train/state.pt if there is one")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    p.add_argument(
+        "--dtype", choices=("auto", "f32", "bf16"), default="auto", help="of the arithmetic; weights are F32"
+    )
+    p.add_argument("--out-dtype", choices=("f32", "bf16"), default="bf16", help="of the checkpoint")
+    p.add_argument("--keep-layers", type=layer_list, metavar="0-9,20-29", help="layers of SRC to keep; default all")
+    p.add_argument("--batch", type=int, default=8, help="sequences per step; lower it if memory runs out")
+    p.add_argument("--seq", type=int, default=256, help="tokens per sequence")
+    p.add_argument("--shares", type=_shares, metavar="T,D,W,M", help="of the stages teacher, drift, whole, masked")
+    p.add_argument("--lr", type=float, default=1.0, help="factor on all learning rates")
+    p.add_argument("--zero-target", type=float, default=0.88, help="share of neurons that should be zero")
+    p.add_argument("--zero-gain", type=float, default=0.3, help="of the feedback; short runs need more")
+    p.add_argument("--rank", type=int, default=96, help="of the predictors")
+    p.add_argument("--anneal", type=float, default=0.5, help="share of the first stage; 0 swaps the activation at once")
+    p.add_argument("--last-mix", type=json.loads, metavar="JSON", help='stream weights in the last stage: {"chat": 1}')
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--save-every", type=float, default=300.0, help="seconds between states")
+    p.add_argument("--log-every", type=int, default=10, help="steps between rows of the log")
+    p.add_argument("--heldout-windows", type=int, default=32, help="windows per stream in report.json; 0: none")
+    return p
+
+
+def _recipe(args: argparse.Namespace) -> Any:
+    from turbosparse.train.drelu_recipe import DreluRecipe
+
+    base = DreluRecipe()
+    return DreluRecipe(
+        shares=args.shares or base.shares, lrs=tuple(args.lr * lr for lr in base.lrs), batch=args.batch,
+        n_tokens=args.seq, zero_target=args.zero_target, zero_gain=args.zero_gain, rank=args.rank,
+        anneal=args.anneal, seed=args.seed,
+    )  # type: ignore[arg-type, unused-ignore]  # fmt: skip
+
+
+def _open(args: argparse.Namespace, work: Path) -> tuple[Distiller, Source, Shards]:
+    """Source, shards checked against it, and the run, resumed if asked for."""
+    import torch
+
+    from turbosparse.train.distiller import Distiller
+    from turbosparse.train.shards import Shards
+    from turbosparse.train.source import open_source
+    from turbosparse.train.trainer import Budget
+
+    torch.set_num_threads(args.threads)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    fast = args.dtype == "bf16" or (args.dtype == "auto" and device.startswith("cuda"))
+    shards = Shards(args.data)
+    source = open_source(args.source)
+    shards.check(source.config.vocab_size, source.tokenizer.sha256 if source.tokenizer else None)
+    if args.keep_layers:
+        source = source.with_layers(args.keep_layers)
+    budget = Budget(args.steps, args.minutes * 60)
+    dtype = torch.bfloat16 if fast else torch.float32
+    run = Distiller(source, shards, _recipe(args), budget, device, dtype, args.last_mix)
+    if args.resume and (work / STATE).exists():
+        run.resume(work / STATE)
+        print(f"resumed at step {run.n_steps}, {run.progress:.1%}", flush=True)
+    return run, source, shards
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; raises what main() turns into one paragraph."""
+    import numpy as np
+
+    from turbosparse.train.curves import draw_curves
+    from turbosparse.train.faults import DivergedError
+
+    work: Path = args.out / "train"
+    if not args.resume:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    distiller, source, shards = _open(args, work)
+    surgery = {key: sum(v) / len(v) for key, v in distiller.surgery.items()}
+    print("surgery, mean over layers: " + ", ".join(f"{k} {v:.4g}" for k, v in surgery.items()), flush=True)
+    seconds = None if args.stop_after is None else args.stop_after * 60
+    try:
+        done = train(
+            distiller, work, log_every=args.log_every, save_every=args.save_every, stop_after=seconds, say=_say
+        )
+    except DivergedError as error:
+        np.save(work / BAD_BATCH, error.data["batch"])
+        raise
+    draw_curves(work / LOG, work / "curves.svg")
+    export(distiller, source, args.out, args.out_dtype)
+    if done and args.heldout_windows:
+        report = write_report(distiller, shards, work / "report.json", args.heldout_windows)
+        print(json.dumps({key: report.get(key) for key in ("streams", "zero_rate", "recall")}), flush=True)
+    return 0
+
+
+def main() -> int:
+    """Command line."""
+    args = _parser().parse_args()
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        code = 5 if full else getattr(error, "exit_code", None)
+        if not isinstance(code, int):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
