@@ -67,11 +67,12 @@ template <typename row> void axpy_float(int64_t n, float h, const void * w_row, 
 
 // --- 32-wide blocks: x planar (types.h) -------------------------------------------
 //
-// Value of a quant q: d * q, or d * q + m where HAS_MIN. ggml's blocks are {f16 d},
+// Value of a quant q: d * (q - OFFSET), or d * q + m where HAS_MIN. ggml's blocks are {f16 d},
 // {f16 m} where HAS_MIN, {u32 fifth bits} in q5, then bytes or nibbles.
 
 struct q8_0_row {
     static constexpr int  BYTES   = 34;
+    static constexpr int  OFFSET  = 0;
     static constexpr bool HAS_MIN = false;
     static vq             quants(const uint8_t * w) { return vq_load_bytes(w + 2, BYTES); }
     static void           floats(const uint8_t * w, float d, vf * v) {
@@ -82,25 +83,35 @@ struct q8_0_row {
 };
 struct q4_0_row {
     static constexpr int  BYTES   = 18;
+    static constexpr int  OFFSET  = 8;
     static constexpr bool HAS_MIN = false;
-    static vq             quants(const uint8_t * w) { return vq_sub(vq_load_nibbles(w + 2, BYTES), 8); }
+    static vq             quants(const uint8_t * w) { return vq_load_nibbles(w + 2, BYTES); }
     static void           floats(const uint8_t * w, float d, vf * v) { vf_load_nibbles(w + 2, d, v); }
 };
 struct q4_1_row {
     static constexpr int  BYTES   = 20;
+    static constexpr int  OFFSET  = 0;
     static constexpr bool HAS_MIN = true;
     static vq             quants(const uint8_t * w) { return vq_load_nibbles(w + 4, BYTES); }
 };
 struct q5_0_row {
     static constexpr int  BYTES   = 22;
+    static constexpr int  OFFSET  = 16;
     static constexpr bool HAS_MIN = false;
-    static vq             quants(const uint8_t * w) { return vq_sub(vq_add_high_bits(vq_load_nibbles(w + 6, BYTES), w + 2, BYTES), 16); }
+    static vq             quants(const uint8_t * w) { return vq_add_high_bits(vq_load_nibbles(w + 6, BYTES), w + 2, BYTES); }
 };
 struct q5_1_row {
     static constexpr int  BYTES   = 24;
+    static constexpr int  OFFSET  = 0;
     static constexpr bool HAS_MIN = true;
     static vq             quants(const uint8_t * w) { return vq_add_high_bits(vq_load_nibbles(w + 8, BYTES), w + 4, BYTES); }
 };
+
+// Sums of four products of a vector's blocks, without the scales.
+template <typename row> vf dot_vector(const uint8_t * w, const int8_t * q) {
+    const vq a = row::quants(w), b = vq_load(q);
+    return row::OFFSET ? vq_dot_from(a, row::OFFSET, b) : vq_dot(a, b);
+}
 
 // acc[0] + acc[1] += products of n_block <= 16 blocks. s[n_block] = 0, so that a vector's
 // surplus block counts nothing.
@@ -108,16 +119,16 @@ template <typename row> void dot_blocks(int n_block, const uint8_t * w, const in
     int b = 0;
     for (; b + 2 * BLOCKS <= n_block; b += 2 * BLOCKS) { // two sums: one would wait for its own FMA
         const int c = b + BLOCKS;
-        acc[0]      = vf_fma(vf_spread(s + b), vq_dot(row::quants(w + b * row::BYTES), vq_load(q + b * 32)), acc[0]);
-        acc[1]      = vf_fma(vf_spread(s + c), vq_dot(row::quants(w + c * row::BYTES), vq_load(q + c * 32)), acc[1]);
+        acc[0]      = vf_fma(vf_spread(s + b), dot_vector<row>(w + b * row::BYTES, q + b * 32), acc[0]);
+        acc[1]      = vf_fma(vf_spread(s + c), dot_vector<row>(w + c * row::BYTES, q + c * 32), acc[1]);
     }
     for (; b + BLOCKS <= n_block; b += BLOCKS) {
-        acc[0] = vf_fma(vf_spread(s + b), vq_dot(row::quants(w + b * row::BYTES), vq_load(q + b * 32)), acc[0]);
+        acc[0] = vf_fma(vf_spread(s + b), dot_vector<row>(w + b * row::BYTES, q + b * 32), acc[0]);
     }
     if (b < n_block) { // x may be read past its end (x_prepared_size), w may not
         uint8_t last[BLOCKS * row::BYTES] = {};
         memcpy(last, w + b * row::BYTES, row::BYTES);
-        acc[1] = vf_fma(vf_spread(s + b), vq_dot(row::quants(last), vq_load(q + b * 32)), acc[1]);
+        acc[1] = vf_fma(vf_spread(s + b), dot_vector<row>(last, q + b * 32), acc[1]);
     }
 }
 

@@ -92,6 +92,12 @@ inline vf vq_dot(vq a, vq b) {
     const __m512i sb = _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(a), _mm512_setzero_si512(), b);
     return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_abs_epi8(a), sb));
 }
+// The same of a - c, a unsigned: two unsigned products are cheaper than taking the sign apart.
+inline vf vq_dot_from(vq a, int c, vq b) {
+    const __m512i ab = _mm512_dpbusd_epi32(_mm512_setzero_si512(), a, b);
+    const __m512i cb = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(static_cast<char>(c)), b);
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(ab, cb));
+}
 
 // d * (nibble - 8), 32 floats of one block: every value is one of sixteen.
 inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
@@ -174,6 +180,7 @@ inline vf vq_dot(vq a, vq b) { // |a| <= 128, |b| <= 127: pairs stay below 32768
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
     return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+inline vf vq_dot_from(vq a, int c, vq b) { return vq_dot(vq_sub(a, c), b); }
 
 inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
     const vq      q  = vq_sub(vq_load_nibbles(w, 0), 8);
@@ -298,6 +305,7 @@ inline vf vq_dot(const vq & a, const vq & b) {
         return static_cast<float>(s);
     });
 }
+inline vf vq_dot_from(const vq & a, int c, const vq & b) { return vq_dot(vq_sub(a, c), b); }
 
 inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
     const vq q = vq_sub(vq_load_nibbles(w, 0), 8);
