@@ -125,6 +125,7 @@ def write_shards(
         train, heldout = (vocabulary.join(docs, threads).astype(np.uint32) for docs in (stream.train, stream.heldout))
         package = f"{plan.source.client}:{plan.source.name}=={plan.source.version}"
         writer.add(name, train, heldout, licence=plan.source.licence, package=package, weight=plan.weight)
+        _write_heldout(out / f"heldout-{name}.txt", stream.heldout, vocabulary)
         report[name] = {
             "clean_mb": round(stream.chars / 1e6, 3), "tokens": len(train), "heldout_tokens": len(heldout),
             "licence": plan.source.licence, "package": package, "weight": plan.weight,
@@ -139,11 +140,19 @@ def write_shards(
     return report
 
 
+def _write_heldout(path: Path, documents: list[Document], vocabulary: Vocabulary) -> None:
+    """The held-out text itself, for `turbosparse perplexity` and models with another vocabulary."""
+    path.unlink(missing_ok=True)
+    texts = [vocabulary.render(d.turns) if d.kind == "chat" else d.text for d in documents]
+    if texts:
+        path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+
+
 def prepare(
     source: Path, out: Path, mixture: Mixture, cache: Path, trim: int = 0, share: float = 1.0, threads: int = 2,
     say: Say = print,
 ) -> None:  # fmt: skip
-    """The whole way. With `trim` > 0 also vocab-map.json, and shards in the new ids."""
+    """The whole way; also heldout-NAME.txt. With `trim` > 0 also vocab-map.json, and shards in the new ids."""
     vocabulary = open_vocabulary(source)
     streams = load_streams(mixture, cache, share, say)
     out.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,9 @@ every kept token are kept), so every merge on the way to a kept token remains, a
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -158,3 +160,19 @@ def save_map(path: Path, keep: Sequence[int]) -> None:
 def load_map(path: Path) -> list[int]:
     """What `save_map` wrote."""
     return [int(i) for i in json.loads(path.read_text(encoding="utf-8"))["keep"]]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m turbosparse.train.trim SRC.gguf vocab-map.json -o OUT.gguf`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("map", type=Path, help="vocab-map.json of turbosparse.train.data --trim")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    trim_gguf(args.source, args.out, load_map(args.map))
+    print(f"{args.out}: {args.out.stat().st_size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
