@@ -8,6 +8,7 @@
 #   there:  receive     keeps a carried piece
 #           start       receives the last piece, unpacks, trains detached; also resumes
 #           status      waits while training runs; brings the log back
+#           stop        ends training; start --minutes 1 then makes a checkpoint of the last state
 #           collect     copies the result in pieces into $OUT
 set -eu
 cd "$(dirname "$0")/.."
@@ -31,7 +32,7 @@ trim=16384
 share=1.0
 mixture=
 piece=
-train='python -m turbosparse.train.drelu SRC -o OUT --data SHARDS --minutes N --resume --device auto'
+train='python -m turbosparse.train.drelu SRC -o OUT --data SHARDS --minutes N --resume --device auto --save-every 120'
 
 die() { echo "error: $*" >&2; exit 2; }
 say() { echo "train-reference: $*"; }
@@ -244,13 +245,21 @@ status() {
     [ -z "${OUT:-}" ] || bring_log
 }
 
+stop() {
+    alive || die "nothing runs in $run"
+    stop_training
+    say "stopped; resume with start, or finish at once with start --minutes 1"
+}
+
+stop_training() { [ ! -f "$run/pid" ] || kill -9 "-$(cat "$run/pid")" 2>/dev/null || true; }
+
 bring_log() {
     mkdir -p "$OUT"
     tail -c $((8 * mib)) "$run/log.txt" >"$OUT/log.txt"
     [ ! -f "$run/out/train/log.csv" ] || tail -c $((7 * mib)) "$run/out/train/log.csv" >"$OUT/log.csv"
 }
 
-# Four pieces a call: five files with the manifest, seven with the logs, below 64 MiB.
+# Four pieces a call: five files with the manifest, 60 MiB.
 collect() {
     : "${OUT:?is where results go; the bridge sets it}"
     [ -d "$run/out" ] || die "nothing was trained in $run"
@@ -290,7 +299,7 @@ dry_run() {
     done
     call $k start --wait 0
     wait_for_state
-    kill -9 "-$(cat "$run/pid")"
+    stop_training
     say "killed; the state is $(stat -c %s "$state") bytes"
     call none status --wait 1
     grep -q 'gone without a word' "$scratch/call.txt" || die "status did not notice the kill"
@@ -310,8 +319,6 @@ dry_run() {
     assemble
     say "dry run passed: $((last + 1)) pieces in, $parts calls back"
 }
-
-stop_training() { [ ! -f "$run/pid" ] || kill -9 "-$(cat "$run/pid")" 2>/dev/null || true; }
 
 # The trainer writes its state now and then; the kill must hit after the first one.
 wait_for_state() {
@@ -360,7 +367,7 @@ keep() { mkdir -p "$back/$1" && cp "$scratch/out"/* "$back/$1/"; }
 verb=${1:---help}
 [ $# -eq 0 ] || shift
 case $verb in
-    prepare|receive|start|status|collect|assemble) parse "$@"; $verb ;;
+    prepare|receive|start|status|stop|collect|assemble) parse "$@"; $verb ;;
     dry-run) share=0.01 minutes=1 trim=4096; parse "$@"; dry_run ;;
     --help|-h|help) usage ;;
     *) die "unknown command $verb; see --help" ;;

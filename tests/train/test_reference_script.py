@@ -102,6 +102,17 @@ def test_training_outlives_the_call_and_collect_needs_part_0(made, tmp_path):
     assert (tmp_path / "run" / "log.txt").read_text().count("from step") == 1
 
 
+def test_a_stopped_run_can_be_finished_at_once(made, tmp_path):
+    assert script(tmp_path, "prepare", *made).returncode == 0
+    assert script(tmp_path, "stop", *made).returncode == 2
+    script(tmp_path, "start", *made, "--minutes", "1000", "--wait", "2")
+    assert "stopped" in script(tmp_path, "stop", *made).stdout
+    assert "gone without a word" in script(tmp_path, "status", *made).stdout
+    done = script(tmp_path, "start", *made, "--minutes", "1", "--wait", "60")
+    assert "finished with exit code 0" in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / "run" / "out" / "weights.bin").exists()
+
+
 def test_failures_of_training_are_reported(made, tmp_path):
     assert script(tmp_path, "prepare", *made).returncode == 0
     options = [arg.replace("stub.py", "none.py") for arg in made]
@@ -124,7 +135,7 @@ def test_mistakes_are_named(tmp_path, args, message):
 def test_help_says_what_is_where(tmp_path):
     done = script(tmp_path, "--help")
     assert done.returncode == 0
-    for verb in ("prepare", "receive", "start", "status", "collect", "assemble", "dry-run"):
+    for verb in ("prepare", "receive", "start", "status", "stop", "collect", "assemble", "dry-run"):
         assert verb in done.stdout
 
 
