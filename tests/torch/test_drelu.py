@@ -326,6 +326,16 @@ def test_zero_rates_go_to_their_target(source, shards):
     assert np.mean([row["zero_rate"] for row in rows[-15:]]) == pytest.approx(0.85, abs=0.03)
 
 
+def test_bf16_runs_every_stage(source, shards):
+    run = Distiller(source, shards, RECIPE, Budget(steps=20), dtype=torch.bfloat16)
+    wide = make(source, shards, 20)
+    for _ in range(20):
+        (row, zeros), (expected, _) = run.step(), wide.step()
+        assert row["loss"] == pytest.approx(expected["loss"], rel=0.2, abs=0.01)
+        assert len(zeros) == 2
+    assert {p.dtype for p in run.student.parameters()} == {torch.float32}
+
+
 # --- state --------------------------------------------------------------------
 
 
@@ -418,7 +428,12 @@ def arguments(source_dir, shards_dir, out, *more):
 
 def call(monkeypatch, args):
     monkeypatch.setattr(sys, "argv", ["drelu", *args])
-    return command.main()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return command.main()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_command_writes_a_checkpoint_a_log_a_picture_and_a_report(
@@ -497,6 +512,27 @@ def test_a_diverged_run_keeps_its_batch(source_dir, shards_dir, tmp_path, monkey
     assert "step 3 (stage teacher)" in capsys.readouterr().err
     assert np.load(out / "train" / "bad-batch.npy").shape == (2, 17)
     assert torch.load(out / "train" / "state.pt", weights_only=True)["n_steps"] == 2
+
+
+def test_a_terminated_run_saves_its_state(source_dir, shards_dir, tmp_path, monkeypatch):
+    step = Distiller.step
+
+    def interrupted(self):
+        if self.n_steps == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self)
+
+    monkeypatch.setattr(Distiller, "step", interrupted)
+    assert call(monkeypatch, arguments(source_dir, shards_dir, tmp_path / "out")) == 130
+    assert torch.load(tmp_path / "out" / "train" / "state.pt", weights_only=True)["n_steps"] == 6
+
+
+def test_the_second_signal_ends_it_at_once():
+    stopper = command.Stopper()
+    stopper(signal.SIGINT, None)
+    assert stopper.seen
+    with pytest.raises(KeyboardInterrupt):
+        stopper(signal.SIGINT, None)
 
 
 def test_layers_are_written_as_ranges():

@@ -228,11 +228,10 @@ class Distiller:
         with self._autocast():
             losses, zeros = distill_ffns(self.teacher, self.student, rows[:, :-1], knobs)
         # One norm per layer: the layers are independent problems.
-        norms = [
-            float(nn.utils.clip_grad_norm_(la.mlp.parameters(), self.recipe.clip)) for la in self.student.model.layers
-        ]
-        loss = float(losses.mean())
-        return {"loss": loss, "hidden": loss, "blend": blend, "norm": sum(norms)}, zeros.tolist()
+        clip = self.recipe.clip
+        norms = [nn.utils.clip_grad_norm_(layer.mlp.parameters(), clip) for layer in self.student.model.layers]
+        loss, norm = float(losses.mean()), float(torch.stack(norms).sum())
+        return {"loss": loss, "hidden": loss, "blend": blend, "norm": norm}, zeros.tolist()
 
     def _learn_whole(self, rows: Tensor, local: float) -> tuple[dict[str, float], list[float]]:
         recipe = self.recipe
@@ -249,7 +248,7 @@ class Distiller:
         measured = {"loss": float(both.kl.detach()), "hidden": float(both.hidden.detach()), "blend": 1.0, "norm": norm}
         if predictors:
             measured |= {"recall": terms.recall, "precision": terms.precision}
-        return measured, [1.0 - int(n) / per_layer for n in meter.n_active]
+        return measured, (1.0 - torch.stack(meter.n_active) / per_layer).tolist()
 
     def _batch(self, step: int, weights: Mapping[str, float] | None = None) -> Tensor:
         """Windows [batch, n_tokens + 1] int64 of a step: a pure function of seed and step."""

@@ -16,11 +16,14 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import math
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,28 +35,40 @@ if TYPE_CHECKING:
 STATE, LOG, BAD_BATCH = "state.pt", "log.csv", "bad-batch.npy"
 
 
+@dataclass
+class Stopper:
+    """A signal handler: the first signal ends the run after the step at hand, the second one at once."""
+
+    seen: bool = False
+
+    def __call__(self, *_: object) -> None:
+        """Takes what signal handlers take."""
+        if self.seen:
+            raise KeyboardInterrupt
+        self.seen = True
+
+
 def train(
     run: Distiller,
     work: Path,
     *,
     log_every: int = 10,
     save_every: float = 300.0,
-    stop_after: float | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = print,
 ) -> bool:
-    """Runs to the end of the budget, or for `stop_after` seconds; whether the end was reached.
+    """Runs to the end of the budget or until `should_stop`; whether the end was reached.
 
-    The state is written every `save_every` seconds, at each new stage, and at the end or on Ctrl-C.
-    """  # fmt: skip
+    The state is written every `save_every` seconds, at each new stage and at the end.
+    """
     from turbosparse.train.distiller import COLUMNS
     from turbosparse.train.trainer import CsvLog
 
     layers = [f"zero_{i}" for i in range(run.student.config.num_hidden_layers)]
     log = CsvLog(work / LOG, run.n_steps, (*COLUMNS, *layers))
-    begun = saved = time.monotonic()
-    stage = run.stage
+    saved, stage = time.monotonic(), run.stage
     try:
-        while run.progress < 1.0 and (stop_after is None or time.monotonic() - begun < stop_after):
+        while run.progress < 1.0 and not should_stop():
             row, zeros = run.step()
             if run.n_steps % log_every == 0 or run.progress >= 1.0:
                 log.write(row | dict(zip(layers, zeros, strict=True)))
@@ -62,9 +77,6 @@ def train(
                 run.save(work / STATE)
                 saved, stage = time.monotonic(), run.stage
         run.save(work / STATE)
-    except KeyboardInterrupt:
-        run.save(work / STATE)
-        raise
     finally:
         log.close()
     return run.progress >= 1.0
@@ -136,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--out-dtype", choices=("f32", "bf16"), default="bf16", help="of the checkpoint")
     p.add_argument("--keep-layers", type=layer_list, metavar="0-9,20-29", help="layers of SRC to keep; default all")
-    p.add_argument("--batch", type=int, default=8, help="sequences per step; lower it if memory runs out")
-    p.add_argument("--seq", type=int, default=256, help="tokens per sequence")
+    p.add_argument("--batch", type=int, help="sequences per step, 8 or on a GPU 64; lower it if memory runs out")
+    p.add_argument("--seq", type=int, help="tokens per sequence, 256 or on a GPU 512")
     p.add_argument("--shares", type=_shares, metavar="T,D,W,M", help="of the stages teacher, drift, whole, masked")
     p.add_argument("--lr", type=float, default=1.0, help="factor on all learning rates")
     p.add_argument("--zero-target", type=float, default=0.88, help="share of neurons that should be zero")
@@ -153,15 +165,21 @@ def _parser() -> argparse.ArgumentParser:
     return p
 
 
-def _recipe(args: argparse.Namespace) -> Any:
+def _recipe(args: argparse.Namespace, on_gpu: bool) -> Any:
     from turbosparse.train.drelu_recipe import DreluRecipe
 
     base = DreluRecipe()
     return DreluRecipe(
-        shares=args.shares or base.shares, lrs=tuple(args.lr * lr for lr in base.lrs), batch=args.batch,
-        n_tokens=args.seq, zero_target=args.zero_target, zero_gain=args.zero_gain, rank=args.rank,
-        anneal=args.anneal, seed=args.seed,
-    )  # type: ignore[arg-type, unused-ignore]  # fmt: skip
+        shares=args.shares or base.shares,
+        lrs=tuple(args.lr * lr for lr in base.lrs),  # type: ignore[arg-type, unused-ignore]
+        batch=args.batch or (64 if on_gpu else 8),
+        n_tokens=args.seq or (512 if on_gpu else 256),
+        zero_target=args.zero_target,
+        zero_gain=args.zero_gain,
+        rank=args.rank,
+        anneal=args.anneal,
+        seed=args.seed,
+    )
 
 
 def _open(args: argparse.Namespace, work: Path) -> tuple[Distiller, Source, Shards]:
@@ -175,7 +193,9 @@ def _open(args: argparse.Namespace, work: Path) -> tuple[Distiller, Source, Shar
 
     torch.set_num_threads(args.threads)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    fast = args.dtype == "bf16" or (args.dtype == "auto" and device.startswith("cuda"))
+    on_gpu = device.startswith("cuda")
+    fast = args.dtype == "bf16" or (args.dtype == "auto" and on_gpu)
+    torch.set_float32_matmul_precision("high" if fast else "highest")
     shards = Shards(args.data)
     source = open_source(args.source)
     shards.check(source.config.vocab_size, source.tokenizer.sha256 if source.tokenizer else None)
@@ -183,14 +203,14 @@ def _open(args: argparse.Namespace, work: Path) -> tuple[Distiller, Source, Shar
         source = source.with_layers(args.keep_layers)
     budget = Budget(args.steps, args.minutes * 60)
     dtype = torch.bfloat16 if fast else torch.float32
-    run = Distiller(source, shards, _recipe(args), budget, device, dtype, args.last_mix)
+    run = Distiller(source, shards, _recipe(args, on_gpu), budget, device, dtype, args.last_mix)
     if args.resume and (work / STATE).exists():
         run.resume(work / STATE)
         print(f"resumed at step {run.n_steps}, {run.progress:.1%}", flush=True)
     return run, source, shards
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, stopper: Stopper) -> int:
     """The command; raises what main() turns into one paragraph."""
     import numpy as np
 
@@ -204,15 +224,22 @@ def run(args: argparse.Namespace) -> int:
     distiller, source, shards = _open(args, work)
     surgery = {key: sum(v) / len(v) for key, v in distiller.surgery.items()}
     print("surgery, mean over layers: " + ", ".join(f"{k} {v:.4g}" for k, v in surgery.items()), flush=True)
-    seconds = None if args.stop_after is None else args.stop_after * 60
+    end = math.inf if args.stop_after is None else time.monotonic() + args.stop_after * 60
+
+    def should_stop() -> bool:
+        return stopper.seen or time.monotonic() >= end
+
     try:
         done = train(
-            distiller, work, log_every=args.log_every, save_every=args.save_every, stop_after=seconds, say=_say
+            distiller, work, log_every=args.log_every, save_every=args.save_every, should_stop=should_stop, say=_say
         )
     except DivergedError as error:
         np.save(work / BAD_BATCH, error.data["batch"])
         raise
     draw_curves(work / LOG, work / "curves.svg")
+    if stopper.seen:
+        _say(f"stopped at step {distiller.n_steps}; go on with --resume")
+        return 130
     export(distiller, source, args.out, args.out_dtype)
     if done and args.heldout_windows:
         report = write_report(distiller, shards, work / "report.json", args.heldout_windows)
@@ -223,8 +250,11 @@ def run(args: argparse.Namespace) -> int:
 def main() -> int:
     """Command line."""
     args = _parser().parse_args()
+    stopper = Stopper()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stopper)
     try:
-        return run(args)
+        return run(args, stopper)
     except KeyboardInterrupt:
         return 130
     except Exception as error:

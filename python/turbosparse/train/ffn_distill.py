@@ -74,7 +74,7 @@ def _targets(
 def _learn(mlp: Any, x: Tensor, wanted: Tensor, knobs: Knobs, losses: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Gradients of one FFN; its output and dReLU's zero rate, both without gradient."""
     gate, up = mlp.gate_proj(x), mlp.up_proj(x)
-    act = drelu(gate, up)
+    act = drelu(gate, up).float()
     active = act.detach() > 0
     scale = act.detach().sum() / active.sum().clamp(min=1) + 1e-9
     made = mlp.down_proj(knobs.blend(gate, up))

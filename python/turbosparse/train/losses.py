@@ -56,6 +56,7 @@ class Meter:
     def ffn(self, place: Place, act: Tensor, logits: Tensor | None) -> None:
         """Adds the terms of one FFN: how much is non-zero, and how wrong its predictor is about that."""
         del place
+        act = act.float()
         fixed = act.detach()
         active = fixed > 0
         n_active = active.sum()
@@ -66,6 +67,7 @@ class Meter:
         scale = fixed.sum() / n_active.clamp(min=1) + 1e-9
         self.shrink.append((act / (act + scale)).sum())
         if logits is not None:
+            logits = logits.float()
             kept = logits.detach() > 0
             self.n_kept.append(kept.sum())
             self.n_hit.append((kept & active).sum())
