@@ -1,6 +1,7 @@
 #include "backend.h"
 
 #include "block.h"
+#include "dense.h"
 
 #include <cstring>
 #include <memory>
@@ -15,6 +16,7 @@ struct stream {
     int           n_threads = 1;
     ffn_session * session   = nullptr;
     ffn_block     block;
+    ffn_workspace dense;
 };
 
 stream & stream_of(ggml_backend_t backend) { return *static_cast<stream *>(backend->context); }
@@ -39,7 +41,14 @@ ggml_status compute(stream & s, ggml_cgraph * graph) {
         if (is_layout_op(node)) {
             continue;
         }
-        const ggml_status status = s.session ? s.block.take(node, *s.session, s.n_threads) : GGML_STATUS_FAILED;
+        if (!s.session) { // a guest's context: nothing in it is ours
+            return GGML_STATUS_FAILED;
+        }
+        if (dense_supports(node)) {
+            dense_run(node, s.n_threads, *s.session->kernels, s.dense);
+            continue;
+        }
+        const ggml_status status = s.block.take(node, *s.session, s.n_threads);
         if (status != GGML_STATUS_SUCCESS) {
             return status;
         }
@@ -106,11 +115,12 @@ bool is_our_product(const ggml_tensor * t) {
     return t && (t->op == GGML_OP_MUL_MAT || t->op == GGML_OP_MUL_MAT_ID) && find_weight(t->src[0]);
 }
 
-// The one place that says what runs here: our weights, their products and the GLU between.
+// The one place that says what runs here: our weights, FFN products and the GLU between, and
+// products of a few columns with the other matrices.
 bool device_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
     switch (op->op) {
-        case GGML_OP_NONE: return find_weight(op) != nullptr;
-        case GGML_OP_MUL_MAT:
+        case GGML_OP_NONE: return find_weight(op) != nullptr || is_mapped(op);
+        case GGML_OP_MUL_MAT: return is_our_product(op) || dense_supports(op);
         case GGML_OP_MUL_MAT_ID: return is_our_product(op);
         case GGML_OP_GLU: return is_our_product(op->src[0]) && is_our_product(op->src[1]);
         default: return false;
@@ -118,7 +128,7 @@ bool device_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
 }
 
 bool device_supports_buffer_type(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
-    return is_ffn_buffer_type(type) || ggml_backend_buft_is_host(type);
+    return is_weight_buffer_type(type) || ggml_backend_buft_is_host(type);
 }
 
 // --- registry ----------------------------------------------------------------------

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <list>
 #include <new>
 #include <sys/mman.h>
 
@@ -16,13 +15,14 @@ namespace {
 constexpr size_t k_alignment = 64;
 
 struct reservation { // context of a buffer
-    const model_spec &    spec;
-    void *                base;
-    size_t                size;
-    std::list<ffn_weight> weights;
+    weight_buffer_type & type;
+    void *               base;
+    size_t               size;
 };
 
 reservation & reservation_of(ggml_backend_buffer_t buffer) { return *static_cast<reservation *>(buffer->context); }
+
+weight_buffer_type & type_of(ggml_backend_buffer_type_t type) { return *static_cast<weight_buffer_type *>(type->context); }
 
 void buffer_free(ggml_backend_buffer_t buffer) {
     reservation & r = reservation_of(buffer);
@@ -32,35 +32,23 @@ void buffer_free(ggml_backend_buffer_t buffer) {
 
 void * buffer_base(ggml_backend_buffer_t buffer) { return reservation_of(buffer).base; }
 
-// "blk.3.ffn_up_exps.weight" -> layer 3, up
-bool parse_name(const char * name, ffn_weight & w) {
-    char role[16] = "";
-    if (std::sscanf(name, "blk.%d.ffn_%15[a-z]", &w.il, role) != 2) {
-        return false;
-    }
-    static const char * const roles[] = {"gate", "up", "down"};
-    const auto it = std::find_if(std::begin(roles), std::end(roles), [&](const char * r) { return std::strcmp(r, role) == 0; });
-    w.role        = ffn_role(it - std::begin(roles));
-    return it != std::end(roles);
-}
-
 ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * t) {
-    reservation & r = reservation_of(buffer);
-    ffn_weight    w{&r.spec, 0, ffn_role::gate};
-    if (t->view_src || !parse_name(t->name, w) || w.il < 0 || w.il >= r.spec.info.n_layer) {
-        return GGML_STATUS_FAILED;
-    }
-    t->extra = &r.weights.emplace_back(w);
-    return GGML_STATUS_SUCCESS;
+    return !t->view_src && reservation_of(buffer).type.place(t) ? GGML_STATUS_SUCCESS : GGML_STATUS_FAILED;
 }
 
-// Loading "writes" every tensor: the store already has it.
+// Loading "writes" every tensor: the file already has it.
 void buffer_fill(ggml_backend_buffer_t, ggml_tensor *, uint8_t, size_t, size_t) {}
 void buffer_set(ggml_backend_buffer_t, ggml_tensor *, const void *, size_t, size_t) {}
 void buffer_clear(ggml_backend_buffer_t, uint8_t) {}
 
-// Nobody should read the placeholder; zeros are better than a fault.
-void buffer_get(ggml_backend_buffer_t, const ggml_tensor *, void * data, size_t, size_t size) { std::memset(data, 0, size); }
+// Nobody should read the placeholder of an FFN weight; zeros are better than a fault.
+void buffer_get(ggml_backend_buffer_t, const ggml_tensor * t, void * data, size_t offset, size_t size) {
+    if (is_mapped(t)) {
+        std::memcpy(data, static_cast<const char *>(t->data) + offset, size);
+    } else {
+        std::memset(data, 0, size);
+    }
+}
 
 ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
     const size_t n    = std::max(size, k_alignment);
@@ -68,7 +56,7 @@ ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
     if (base == MAP_FAILED) {
         return nullptr;
     }
-    auto * r = new (std::nothrow) reservation{*static_cast<const model_spec *>(type->context), base, n, {}};
+    auto * r = new (std::nothrow) reservation{type_of(type), base, n};
     if (!r) {
         munmap(base, n);
         return nullptr;
@@ -84,26 +72,66 @@ ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
     return ggml_backend_buffer_init(type, slots, r, size);
 }
 
-const char * type_name(ggml_backend_buffer_type_t) { return "SPARSE_FFN"; }
-size_t       type_alignment(ggml_backend_buffer_type_t) { return k_alignment; }
-bool         type_is_host(ggml_backend_buffer_type_t) { return false; }
+const char * type_name(ggml_backend_buffer_type_t type) { return type_of(type).name(); }
+
+size_t type_alignment(ggml_backend_buffer_type_t) { return k_alignment; }
+
+bool type_is_host(ggml_backend_buffer_type_t type) { return type_of(type).is_host(); }
+
+// "blk.3.ffn_up_exps.weight" -> layer 3, up
+bool parse_name(const char * name, ffn_weight & w) {
+    char role[16] = "";
+    if (std::sscanf(name, "blk.%d.ffn_%15[a-z]", &w.il, role) != 2) {
+        return false;
+    }
+    static const char * const roles[] = {"gate", "up", "down"};
+
+    const auto it = std::find_if(std::begin(roles), std::end(roles), [&](const char * r) { return std::strcmp(r, role) == 0; });
+    w.role        = ffn_role(it - std::begin(roles));
+    return it != std::end(roles);
+}
 
 } // namespace
 
-ffn_buffer_type::ffn_buffer_type(const model_spec & spec) : type_{} {
+weight_buffer_type::weight_buffer_type() : type_{} {
     type_.slots.name      = type_name;
     type_.slots.alloc     = type_alloc;
     type_.slots.alignment = type_alignment;
     type_.slots.is_host   = type_is_host;
     type_.device          = backend_device();
-    type_.context         = const_cast<model_spec *>(&spec);
+    type_.context         = this;
 }
 
-bool is_ffn_buffer_type(ggml_backend_buffer_type_t type) { return type && type->slots.name == type_name; }
+bool ffn_buffer_type::place(ggml_tensor * t) {
+    ffn_weight w{&spec_, 0, ffn_role::gate};
+    if (!parse_name(t->name, w) || w.il < 0 || w.il >= spec_.info.n_layer) {
+        return false;
+    }
+    t->extra = &weights_.emplace_back(w);
+    return true;
+}
+
+// ggml only reads weights; its tensors have no const data.
+bool mapped_buffer_type::place(ggml_tensor * t) {
+    const gguf_tensor_info * info = file_.find_tensor(t->name);
+    if (!info || info->type != t->type || info->nbytes != ggml_nbytes(t)) {
+        return false;
+    }
+    t->data = const_cast<uint8_t *>(file_.data(*info));
+    return true;
+}
+
+bool is_weight_buffer_type(ggml_backend_buffer_type_t type) { return type && type->slots.alloc == type_alloc; }
+
+template <typename T> static bool is_in(const ggml_tensor * t) {
+    const ggml_backend_buffer_type_t type = t && t->buffer ? ggml_backend_buffer_get_type(t->buffer) : nullptr;
+    return is_weight_buffer_type(type) && dynamic_cast<T *>(&type_of(type)) != nullptr;
+}
 
 const ffn_weight * find_weight(const ggml_tensor * t) {
-    const bool ours = t && t->buffer && is_ffn_buffer_type(ggml_backend_buffer_get_type(t->buffer));
-    return ours ? static_cast<const ffn_weight *>(t->extra) : nullptr;
+    return is_in<ffn_buffer_type>(t) ? static_cast<const ffn_weight *>(t->extra) : nullptr;
 }
+
+bool is_mapped(const ggml_tensor * t) { return is_in<mapped_buffer_type>(t); }
 
 } // namespace ggml_sparse

@@ -1,11 +1,15 @@
 #pragma once
 
-// The buffer type that claims a model's FFN weights. It reserves addresses and copies
-// nothing: the bytes stay in the mapped file, a tensor only remembers which layer and
-// which of the three matrices it stands for.
+// The buffer types that claim a model's weights. They reserve addresses and copy nothing:
+// the bytes stay in the mapped file.
+//   SPARSE_FFN     gate, up, down: a tensor only remembers which layer and which of the
+//                  three matrices it stands for
+//   SPARSE_MAPPED  the other matrices: a tensor points into the file, for every backend
 
 #include "abi.h"
 #include "contract.h"
+
+#include <list>
 
 namespace ggml_sparse {
 
@@ -17,22 +21,61 @@ struct ffn_weight { // ggml_tensor::extra
     ffn_role           role;
 };
 
-// One per model; must outlive every tensor in it.
-class ffn_buffer_type {
+// One per model and kind; must outlive every tensor in it.
+class weight_buffer_type {
   public:
-    explicit ffn_buffer_type(const model_spec & spec);
-    ffn_buffer_type(const ffn_buffer_type &)             = delete;
-    ffn_buffer_type & operator=(const ffn_buffer_type &) = delete;
+    weight_buffer_type(const weight_buffer_type &)             = delete;
+    weight_buffer_type & operator=(const weight_buffer_type &) = delete;
 
     ggml_backend_buffer_type_t get() { return &type_; }
+
+    virtual const char * name() const           = 0;
+    virtual bool         is_host() const        = 0;
+    virtual bool         place(ggml_tensor * t) = 0; // false: a tensor that is not the model's
+
+  protected:
+    weight_buffer_type();
+    ~weight_buffer_type() = default;
 
   private:
     ggml_backend_buffer_type type_;
 };
 
-bool is_ffn_buffer_type(ggml_backend_buffer_type_t type);
+class ffn_buffer_type final : public weight_buffer_type {
+  public:
+    explicit ffn_buffer_type(const model_spec & spec) : spec_(spec) {}
 
-// The weight behind a tensor of ours, null for any other tensor.
+    const char * name() const override { return "SPARSE_FFN"; }
+    bool         is_host() const override { return false; }
+    bool         place(ggml_tensor * t) override;
+
+  private:
+    const model_spec &    spec_;
+    std::list<ffn_weight> weights_;
+};
+
+class mapped_buffer_type final : public weight_buffer_type {
+  public:
+    explicit mapped_buffer_type(const gguf_file & file) : file_(file) {}
+
+    const char * name() const override { return "SPARSE_MAPPED"; }
+    bool         is_host() const override { return loaded_; }
+    bool         place(ggml_tensor * t) override;
+
+    // Until then libllama writes into host buffers by itself, and these are read-only.
+    void set_loaded() { loaded_ = true; }
+
+  private:
+    const gguf_file & file_;
+    bool              loaded_ = false;
+};
+
+bool is_weight_buffer_type(ggml_backend_buffer_type_t type);
+
+// The FFN weight behind a tensor of ours, null for any other tensor.
 const ffn_weight * find_weight(const ggml_tensor * t);
+
+// Does the tensor's data lie in a mapped file of ours?
+bool is_mapped(const ggml_tensor * t);
 
 } // namespace ggml_sparse

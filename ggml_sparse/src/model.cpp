@@ -10,7 +10,7 @@
 using namespace ggml_sparse;
 
 ggml_sparse_model::ggml_sparse_model(const std::string & path, bool check_tensors)
-    : file(path), spec(read_contract(file, check_tensors)), ffn_weights(spec) {
+    : file(path), spec(read_contract(file, check_tensors)), ffn_weights(spec), matrices(file) {
     load_llama();
     for (const auto & [name, value] : file.keys()) {
         if (!value.is_array) {
@@ -26,7 +26,8 @@ static bool has_vocab(const gguf_file & file) { return file.find_key("tokenizer.
 
 void ggml_sparse_model::load_llama() {
     llama_view                             view(file, spec);
-    const llama_model_tensor_buft_override overrides[] = {{k_ffn_pattern, ffn_weights.get()}, {nullptr, nullptr}};
+    const llama_model_tensor_buft_override overrides[] = {
+        {k_ffn_pattern, ffn_weights.get()}, {k_matrix_pattern, matrices.get()}, {nullptr, nullptr}};
 
     llama_model_params params    = llama_model_default_params();
     params.load_mode             = LLAMA_LOAD_MODE_NONE;
@@ -40,6 +41,7 @@ void ggml_sparse_model::load_llama() {
     if (!llama) {
         throw error(GGML_SPARSE_ERR_BACKEND, file.path() + ": libllama could not load the model: " + log.errors()).at(file.path());
     }
+    matrices.set_loaded();
     spec.info.ffn_bytes_read_at_load = view.ffn_bytes_copied();
     if (!has_vocab(file)) {
         return;

@@ -24,6 +24,7 @@ struct ggml_sparse_model {
     ggml_sparse::gguf_file                       file;
     ggml_sparse::model_spec                      spec;
     ggml_sparse::ffn_buffer_type                 ffn_weights;
+    ggml_sparse::mapped_buffer_type              matrices;
     std::unique_ptr<llama_model, llama_deleter>  llama;
     std::unordered_map<std::string, std::string> meta; // keys as text, made at load
     std::string                                  warnings;

@@ -7,8 +7,11 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <regex>
 
 namespace ggml_sparse {
+
+static constexpr size_t k_stdio_buffer = 1 << 16;
 
 // Hyper-parameters that may pass, behind "turbosparse." and then "llama.".
 static const char * const k_hparams[] = {
@@ -106,6 +109,12 @@ struct gguf_context_deleter {
     void operator()(gguf_context * ctx) const { gguf_free(ctx); }
 };
 
+// What libllama stages for a matrix that it need not read: the smallest type that fits.
+static ggml_type placeholder_type(const ggml_sparse_model_info & info) {
+    const int64_t block = ggml_blck_size(GGML_TYPE_IQ1_S);
+    return info.n_embd % block == 0 && info.n_ff % block == 0 ? GGML_TYPE_IQ1_S : GGML_TYPE_F16;
+}
+
 static void add_tensor(gguf_context * gguf, ggml_context * ctx, const std::string & name, ggml_type type, const int64_t * ne, int n_dims) {
     ggml_tensor * t = ggml_new_tensor(ctx, type, n_dims, ne);
     ggml_set_name(t, name.c_str());
@@ -116,12 +125,19 @@ static void add_tensor(gguf_context * gguf, ggml_context * ctx, const std::strin
 static void add_ffn(gguf_context * gguf, ggml_context * ctx, const ggml_sparse_model_info & info, int32_t il) {
     const std::string blk       = "blk." + std::to_string(il) + ".ffn_";
     const std::string tail      = info.n_expert > 0 ? "_exps.weight" : ".weight";
+    const ggml_type   type      = placeholder_type(info);
     const int         n_dims    = info.n_expert > 0 ? 3 : 2;
     const int64_t     wide[3]   = {info.n_embd, info.n_ff, info.n_expert};
     const int64_t     narrow[3] = {info.n_ff, info.n_embd, info.n_expert};
-    add_tensor(gguf, ctx, blk + "gate" + tail, GGML_TYPE_F16, wide, n_dims);
-    add_tensor(gguf, ctx, blk + "up" + tail, GGML_TYPE_F16, wide, n_dims);
-    add_tensor(gguf, ctx, blk + "down" + tail, GGML_TYPE_F16, narrow, n_dims);
+    add_tensor(gguf, ctx, blk + "gate" + tail, type, wide, n_dims);
+    add_tensor(gguf, ctx, blk + "up" + tail, type, wide, n_dims);
+    add_tensor(gguf, ctx, blk + "down" + tail, type, narrow, n_dims);
+}
+
+// Their tensors point into the mapping (buffer.h), so libllama need not be given the bytes.
+static bool is_matrix(const gguf_tensor_info & t) {
+    static const std::regex pattern(k_matrix_pattern);
+    return std::regex_search(t.name, pattern);
 }
 
 void llama_view::add_header(const gguf_file & file, const model_spec & spec) {
@@ -145,7 +161,7 @@ void llama_view::add_header(const gguf_file & file, const model_spec & spec) {
     for (size_t i = 0; i < n_tensors; ++i) {
         const uint64_t  begin = header_.size() + gguf_get_tensor_offset(gguf.get(), int64_t(i));
         const bool      ffn   = i >= spec.rest.size();
-        const uint8_t * data  = ffn ? nullptr : file.data(*spec.rest[i]);
+        const uint8_t * data  = ffn || is_matrix(*spec.rest[i]) ? nullptr : file.data(*spec.rest[i]);
         segments_.push_back({begin, gguf_get_tensor_size(gguf.get(), int64_t(i)), data, ffn});
     }
     const segment & last = segments_.back();
@@ -212,6 +228,8 @@ FILE * llama_view::open() {
     if (!f) {
         throw error(GGML_SPARSE_ERR_FILE, std::string("The model's view cannot be opened: ") + std::strerror(errno) + ".");
     }
+    // stdio copies through a buffer whatever read() left in it: make that few large copies
+    std::setvbuf(f, nullptr, _IOFBF, k_stdio_buffer);
     return f;
 }
 

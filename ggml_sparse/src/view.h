@@ -3,7 +3,7 @@
 // The llama view: the FILE * through which libllama reads a TurboSparse file as a plain
 // `llama` model. A generated header shows `turbosparse.*` keys as `llama.*`, leaves out
 // predictors and maps and declares FFN tensors as the graph expects them; other tensor
-// bytes come from the mapping, FFN bytes are never touched.
+// bytes come from the mapping; those of matrices are never touched.
 
 #include "contract.h"
 
@@ -43,7 +43,9 @@ class llama_view {
     uint64_t             bytes_copied_ = 0, ffn_bytes_copied_ = 0;
 };
 
-// Pattern of the tensors that go to our buffer type, under the view's names.
-constexpr const char * k_ffn_pattern = "^blk\\.[0-9]+\\.ffn_(gate|up|down)(_exps)?\\.weight$";
+// Patterns of the tensors that go to our buffer types, under the view's names: the FFN, and the
+// matrices whose bytes every backend reads straight from the mapping.
+constexpr const char * k_ffn_pattern    = "^blk\\.[0-9]+\\.ffn_(gate|up|down)(_exps)?\\.weight$";
+constexpr const char * k_matrix_pattern = "^(token_embd|output|blk\\.[0-9]+\\.attn_(q|k|v|output))\\.weight$";
 
 } // namespace ggml_sparse

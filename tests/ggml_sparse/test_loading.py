@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -15,6 +17,32 @@ def test_no_ffn_byte_is_read_at_load(request: pytest.FixtureRequest, family: str
     case: Case = request.getfixturevalue(family)
     with case.open(n_ctx=16) as model:
         assert model.info.ffn_bytes_read_at_load == 0
+
+
+PRIVATE_MEMORY = """
+import sys
+import turbosparse
+
+def private():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["RssAnon"].split()[0]) * 1024
+
+small, large = sys.argv[1:]
+turbosparse.Model(small, n_ctx=16, n_threads=1).close()  # the host's libraries are in memory now
+before = private()
+model = turbosparse.Model(large, n_ctx=16, n_threads=1)
+model.eval([1, 2, 3])
+print(model.info.bytes_rest, private() - before)
+"""
+
+
+def test_no_matrix_is_copied_into_memory(cases: Any) -> None:
+    """Attention, embedding and head stay in the mapped file too: pages that the system may drop and share."""
+    large = cases("mistral", n_embd=2048, n_ff=64, n_layer=1, ranks=(32,), n_head=16, n_head_kv=16)
+    command = [sys.executable, "-c", PRIVATE_MEMORY, str(cases("mistral").gguf), str(large.gguf)]
+    rest, grown = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert rest > 60e6
+    assert grown < rest / 3
 
 
 @pytest.mark.parametrize("outtype", ["f32", "f16", "q8_0", "q4_0"])
