@@ -289,7 +289,7 @@ dry_run() {
     scratch=$(mktemp -d)
     trap 'stop_training; rm -rf "$scratch"' EXIT
     trap 'exit 130' INT TERM
-    run=$scratch/run work=$scratch/work back=$scratch/back
+    run=$scratch/run work=$scratch/work back=$scratch/back carry=$scratch/carry
     case $python in python3) [ ! -x "$here" ] || python=$PWD/$here ;; esac
     prepare
     k=0
