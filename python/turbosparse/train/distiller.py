@@ -257,11 +257,11 @@ class Distiller:
         return torch.from_numpy(self.tokens.sample(rng, recipe.batch, recipe.n_tokens, weights)).to(self.device)
 
     def _set_lr(self, local: float) -> float:
-        """A warm-up of steps, then a cosine over the rest of the stage."""
+        """A linear warm-up, then a cosine over the rest of the stage."""
         recipe = self.recipe
         cosine = 0.5 * (1.0 + math.cos(math.pi * local))
         lr = recipe.lrs[self.stage] * (recipe.last_lr + (1.0 - recipe.last_lr) * cosine)
-        lr *= min(1.0, (self.stage_steps + 1) / recipe.warmup_steps)
+        lr *= min(1.0, max((self.stage_steps + 1) / recipe.warmup_steps, local / recipe.warmup))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr

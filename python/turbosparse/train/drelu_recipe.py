@@ -23,6 +23,7 @@ class DreluRecipe:
     n_tokens: int = 256
     last_lr: float = 0.1  # of lr, at a stage's end
     warmup_steps: int = 20
+    warmup: float = 0.1  # of a stage, if that is shorter than the steps above
     weight_decay: float = 0.01
     clip: float = 1.0
     signs: bool = True
