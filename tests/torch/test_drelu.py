@@ -294,6 +294,19 @@ def test_stages_with_no_share_are_left_out(source, shards):
     assert not [name for name in run.export().state_dict() if "predictor" in name]
 
 
+def test_predictors_are_exported_once_they_were_applied(source, shards, tmp_path):
+    run = make(source, shards, 20)  # warm at steps 17 and 18, masked from 19 on
+    for _ in range(18):
+        run.step()
+    assert not [name for name in run.export().state_dict() if "predictor" in name]
+    run.step()
+    assert len([name for name in run.export().state_dict() if "predictor" in name]) == 4
+    run.save(tmp_path / "state.pt")
+    again = make(source, shards, 20)
+    again.resume(tmp_path / "state.pt")
+    assert again.has_predictors
+
+
 def test_only_the_stages_parameters_move(source, shards):
     run = make(source, shards, 20)
     moved = {stage: set() for stage in STAGES}

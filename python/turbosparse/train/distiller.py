@@ -60,7 +60,7 @@ class Distiller:
         self.surgery = self._operate()
         self.student = self._make_student(source)
         self.controller = Controller(recipe.zero_gain, math.log(recipe.zero_weight))
-        self.n_steps = self.stage_steps = 0
+        self.n_steps = self.stage_steps = self.n_masked = 0
         self.seconds = 0.0
         self.stage, _ = recipe.stage_at(0.0)
         self.optimizer = self._make_optimizer()
@@ -72,8 +72,8 @@ class Distiller:
 
     @property
     def has_predictors(self) -> bool:
-        """Whether the predictors have been trained at all."""
-        return self.recipe.rank > 0 and self.stage == STAGES.index("masked")
+        """Whether the model has been trained with its predictors' mask applied."""
+        return self.n_masked > 0
 
     def step(self) -> tuple[dict[str, Any], list[float]]:
         """One optimiser step: its log row and the zero rate per layer.
@@ -101,6 +101,7 @@ class Distiller:
         self.controller.update(float(np.mean(zeros)), target)
         self.n_steps += 1
         self.stage_steps += 1
+        self.n_masked += self._applies_mask(local)
         self.seconds += time.monotonic() - start
         row = dict.fromkeys(COLUMNS, 0.0) | measured | {
             "step": self.n_steps, "tokens": self.n_steps * self.recipe.batch * self.recipe.n_tokens,
@@ -114,8 +115,8 @@ class Distiller:
         """Atomic and on the disk when it returns; DiskFullError leaves the previous state."""
         state = {
             "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(), "stage": self.stage,
-            "stage_steps": self.stage_steps, "n_steps": self.n_steps, "seconds": self.seconds,
-            "log_weight": self.controller.log_weight, "rng": torch.get_rng_state(),
+            "stage_steps": self.stage_steps, "n_masked": self.n_masked, "n_steps": self.n_steps,
+            "seconds": self.seconds, "log_weight": self.controller.log_weight, "rng": torch.get_rng_state(),
         }  # fmt: skip
         part = file.with_suffix(".part")
         try:
@@ -145,7 +146,7 @@ class Distiller:
                 path=str(file),
             )
         self.student.load_state_dict(state["model"])
-        self.stage, self.stage_steps = state["stage"], state["stage_steps"]
+        self.stage, self.stage_steps, self.n_masked = state["stage"], state["stage_steps"], state["n_masked"]
         self.optimizer = self._make_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
         self.n_steps, self.seconds = state["n_steps"], state["seconds"]
@@ -215,6 +216,9 @@ class Distiller:
             self.optimizer = self._make_optimizer()
         return local if stage == self.stage else 1.0
 
+    def _applies_mask(self, local: float) -> bool:
+        return STAGES[self.stage] == "masked" and self.recipe.rank > 0 and local >= self.recipe.warm
+
     def _learn(self, rows: Tensor, local: float) -> tuple[dict[str, float], list[float]]:
         """Fills the gradients of one batch, clipped: measured numbers and the zero rate per layer."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -238,7 +242,7 @@ class Distiller:
         predictors = STAGES[self.stage] == "masked" and recipe.rank > 0
         meter = Meter(recipe.pos_weight, predictors)
         with self._autocast():
-            both = compare(self.teacher, self.student, rows[:, :-1], meter, predictors and local >= recipe.warm)
+            both = compare(self.teacher, self.student, rows[:, :-1], meter, self._applies_mask(local))
         terms = meter.terms()
         total = both.kl + recipe.hidden_weight * both.hidden + self.controller.weight * terms.shrink
         total = total + recipe.predictor_weight * terms.miss
