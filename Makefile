@@ -13,12 +13,13 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 NATIVE_SOURCES := $(shell find ggml_sparse -type f) python/turbosparse/_native/build_ffi.py pyproject.toml
 
-.PHONY: help setup demo chat test test-torch test-mutation bench lint format clean
+.PHONY: help setup demo chat test test-torch test-mutation train-smoke bench lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 	@echo 'make test-torch     the torch modules against the numpy oracle (installs torch)'
 	@echo 'make test-mutation  show that broken code turns the tests red'
+	@echo 'make train-smoke    SwiGLU to dReLU on SmolLM2, at tiny scale'
 	@echo 'make bench          benchmarks'
 	@echo 'make chat           chat with the bundled model in the terminal'
 	@echo 'make lint format    ruff, mypy, clang-format'
@@ -62,6 +63,9 @@ $(VENV)/.torch: | setup
 test-torch: setup $(VENV)/.torch
 	$(PY) -m pytest tests/torch tests/convert/test_pickle.py
 
+train-smoke: setup $(VENV)/.torch $(VENV)/.smollm2
+	$(PY) -m turbosparse.train.smoke -o build/train-smoke
+
 test-mutation: setup $(VENV)/.smollm2
 	$(PY) tests/mutation/run.py
 
@@ -72,6 +76,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for script in tools/*.sh; do sh -n $$script; done
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'ggml_sparse/src/*.cpp' 'ggml_sparse/src/*.h' 'ggml_sparse/tests/*.cpp')
 
 format: setup
