@@ -127,8 +127,7 @@ class contract_reader : private key_reader {
     }
 
     void ffn_keys() {
-        spec_.activation_name = string_key(keys::ffn_activation, nullptr);
-        const std::string & a = spec_.activation_name;
+        const std::string a = string_key(keys::ffn_activation, nullptr);
         if (a != "drelu" && a != "reglu" && a != "relu") {
             unsupported(keys::ffn_activation, "drelu, reglu or relu", "\"" + a + "\"");
         }

@@ -22,7 +22,6 @@ struct layer_spec {
 
 struct model_spec {
     ggml_sparse_model_info                info{};
-    std::string                           activation_name;
     std::vector<layer_spec>               layers;
     std::vector<const gguf_tensor_info *> rest; // tensors that libllama executes, file order
     std::vector<std::string>              warnings;

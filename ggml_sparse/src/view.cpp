@@ -183,7 +183,6 @@ size_t llama_view::copy(char * buf, uint64_t pos, size_t size) {
     const size_t n = std::min<uint64_t>(size, s.begin + s.size - pos);
     if (s.data) {
         std::memcpy(buf, s.data + (pos - s.begin), n);
-        bytes_copied_ += &s == &segments_.front() ? 0 : n;
         ffn_bytes_copied_ += s.ffn ? n : 0;
     }
     return n;

@@ -20,8 +20,7 @@ class llama_view {
     // A stream over the view; the caller closes it before the view dies. Throws ERR_FILE.
     FILE * open();
 
-    uint64_t bytes_copied() const { return bytes_copied_; }         // weights handed over
-    uint64_t ffn_bytes_copied() const { return ffn_bytes_copied_; } // of these, FFN weights: 0
+    uint64_t ffn_bytes_copied() const { return ffn_bytes_copied_; } // handed to libllama: 0
 
     // cookie functions, see fopencookie(3)
     ssize_t read(char * buf, size_t size);
@@ -40,7 +39,7 @@ class llama_view {
     std::vector<uint8_t> header_;
     std::vector<segment> segments_; // rising, header first
     uint64_t             size_ = 0, pos_ = 0;
-    uint64_t             bytes_copied_ = 0, ffn_bytes_copied_ = 0;
+    uint64_t             ffn_bytes_copied_ = 0;
 };
 
 // Patterns of the tensors that go to our buffer types, under the view's names: the FFN, and the

@@ -6,12 +6,13 @@ import gguf
 import numpy as np
 import pytest
 from turbosparse import errors, ops
+from turbosparse.convert import quantize as converter
 
 from tests.ggml_sparse.ops_cases import ISAS, TYPES, dots, floats, max_nmse, nmse, typed_widths, values
 
 
-def test_types_are_the_documented_list() -> None:
-    assert list(TYPES) == ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_K", "q5_K", "q6_K"]
+def test_the_engine_and_the_converter_have_the_same_types() -> None:
+    assert {name.lower() for name in TYPES} == set(converter.TYPES)
     for info in TYPES.values():
         block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(info.id)]
         assert (info.block_size, info.type_size) == (block, size)
