@@ -15,6 +15,7 @@ LEVELS = {
     "stats": 1,
     "text": 1,
     "_native": 1,
+    "bundled": 1,
     "sampling": 2,
     "grammar": 2,
     "ops": 2,
