@@ -59,7 +59,8 @@ def main() -> int:
             a = powerinfer(args.powerinfer, theirs, args.n, args.threads)
             b = turbosparse(args.model, args.mode, args.n, args.threads)
             turns.append((a, b))
-            print(f"turn {turn + 1}: PowerInfer {a:.2f} tok/s, turbosparse {args.mode} {b:.2f} tok/s, {b / a:.2f}x", flush=True)
+            line = f"PowerInfer {a:.2f} tok/s, turbosparse {args.mode} {b:.2f} tok/s, {b / a:.2f}x"
+            print(f"turn {turn + 1}: {line}", flush=True)
     ratio = statistics.median(b / a for a, b in turns)
     print(f"median ratio {ratio:.2f}, turbosparse over PowerInfer, {args.threads} threads")
     return 0
