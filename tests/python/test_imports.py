@@ -14,6 +14,8 @@ LEVELS = {
     "cancel": 1,
     "stats": 1,
     "text": 1,
+    "threads": 1,
+    "disguise": 1,
     "_native": 1,
     "bundled": 1,
     "sampling": 2,
@@ -26,8 +28,10 @@ LEVELS = {
     "state": 4,
     "profile": 4,
     "generate": 5,
-    "bench": 5,
-    "cli": 6,
+    "bench": 8,
+    "server": 10,
+    "chat": 11,
+    "cli": 20,
 }
 
 
