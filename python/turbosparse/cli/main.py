@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "Compare a GGUF file with its checkpoint.",
     "quantize": "Re-quantise a GGUF file.",
     "synth": "Write a synthetic checkpoint with planted sparsity.",
+    "bench": "Measure speed and sparsity, alone or against llama.cpp.",
 }
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 EXIT_CODES = (
