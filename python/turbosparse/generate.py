@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Literal, cast
 
-from .chat_template import prompt_for_model
+from .chat_template import encode_messages
 from .errors import ArgumentError, CancelledError
 from .model import Model
 from .sampling import Sampler, SamplingParams
@@ -136,14 +136,17 @@ class Progress:
 
 
 def encode(model: Model, prompt: Prompt) -> list[int]:
-    """Token ids of `prompt`, control tokens in its text included; an empty one is BOS alone.
+    """Token ids of `prompt`; an empty one is BOS alone.
 
-    Messages (dicts with "role" and "content") go through the model's chat template.
+    Control tokens in a text are read as such. Messages (dicts with "role" and "content") go through
+    the model's chat template, and control tokens in them are text.
     """
     if not isinstance(prompt, str) and not any(isinstance(item, Mapping) for item in prompt):
         return list(cast("Sequence[int]", prompt))
-    text = prompt if isinstance(prompt, str) else prompt_for_model(model, cast("Sequence[Mapping[str, Any]]", prompt))
-    tokens = model.tokenize(text, add_special=True, parse_special=True)
+    if isinstance(prompt, str):
+        tokens = model.tokenize(prompt, add_special=True, parse_special=True)
+    else:
+        tokens = encode_messages(model, cast("Sequence[Mapping[str, Any]]", prompt))
     if tokens:
         return tokens
     if model.info.token_bos < 0:

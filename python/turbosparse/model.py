@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from .cancel import Canceller, on_interrupt
 from .errors import ArgumentError
 from .sampling import Sampler, SamplingParams
 from .stats import BatchStats, LayerStats
+from .threads import default_threads
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -233,7 +235,7 @@ class Model:
         params.flash_attn = choose("flash_attn", flash_attn, FLASH_ATTN)
         params.isa = choose("isa", isa, ISAS)
         params.ignore_swa = ignore_swa
-        params.n_threads = n_threads or 0
+        params.n_threads = n_threads or default_threads()
         params.n_batch = params.n_batch if n_batch is None else n_batch
         params.n_ubatch = params.n_ubatch if n_ubatch is None else n_ubatch
 
@@ -336,6 +338,18 @@ class Model:
         )
         return (data.removeprefix(b" ") if adds_space else data).decode("utf-8", "replace")
 
+    @cached_property
+    def control_tokens(self) -> Mapping[str, int]:
+        """Text of every control token -> its id: what tokenize reads as such with parse_special only."""
+        piece, count, error, model = ffi.new("char[]", 64), ffi.new("int32_t *"), native.new_error(), self._model
+
+        def is_control(token: int) -> bool:  # as piece, without its garbage: a vocabulary may have 200,000 tokens
+            native.check(lib.ggml_sparse_token_to_piece(model, token, False, piece, 64, count, error), error)
+            return int(count[0]) == 0
+
+        found = filter(is_control, range(self.info.n_vocab))
+        return {text: token for token in found if (text := self.piece(token, special=True).decode("utf-8", "replace"))}
+
     def is_end(self, token: int) -> bool:
         """Whether `token` ends a generation (eos, eot and their like)."""
         return bool(lib.ggml_sparse_token_is_eog(self._model, token))
@@ -355,7 +369,8 @@ class Model:
     def set_threads(self, n_threads: int) -> None:
         """Threads of the evaluations to come; 0 = physical cores available to the process."""
         error = native.new_error()
-        native.check(lib.ggml_sparse_context_set_threads(self._context, n_threads, error), error)
+        status = lib.ggml_sparse_context_set_threads(self._context, n_threads or default_threads(), error)
+        native.check(status, error)
 
     @property
     def n_ctx(self) -> int:

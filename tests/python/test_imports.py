@@ -14,7 +14,10 @@ LEVELS = {
     "cancel": 1,
     "stats": 1,
     "text": 1,
+    "threads": 1,
+    "disguise": 1,
     "_native": 1,
+    "bundled": 1,
     "sampling": 2,
     "grammar": 2,
     "ops": 2,
@@ -23,7 +26,9 @@ LEVELS = {
     "perplexity": 4,
     "profile": 4,
     "generate": 5,
-    "cli": 6,
+    "server": 10,
+    "chat": 11,
+    "cli": 20,
 }
 
 

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from turbosparse.torch.checkpoint import build
 from turbosparse.torch.decoder import CausalLM
+from turbosparse.torch.layers import drelu, swiglu
 from turbosparse.train.drelu_recipe import STAGES, DreluRecipe
-from turbosparse.train.end_to_end import compare
+from turbosparse.train.end_to_end import Compared, compare
 from turbosparse.train.faults import DiskFullError, DivergedError, OutOfMemoryError, SettingsError
 from turbosparse.train.ffn_distill import Blend, Knobs, distill_ffns
+from turbosparse.train.guide import Guide, LiveGuide
 from turbosparse.train.losses import Controller, Meter
 from turbosparse.train.source import Source
 from turbosparse.train.surgery import canonicalise_signs, swap_errors
@@ -52,6 +54,7 @@ class Distiller:
     def __init__(
         self, source: Source, tokens: TokenSource, recipe: DreluRecipe, budget: Budget,
         device: str = "cpu", dtype: torch.dtype = torch.float32, last_weights: Mapping[str, float] | None = None,
+        guide: Guide | None = None,
     ) -> None:  # fmt: skip
         torch.manual_seed(recipe.seed)
         self.recipe, self.tokens, self.budget = recipe, tokens, budget
@@ -59,6 +62,7 @@ class Distiller:
         self.teacher = source.model().to(self.device).eval().requires_grad_(False)
         self.surgery = self._operate()
         self.student = self._make_student(source)
+        self.guide: Guide = guide or LiveGuide(self.teacher, source.layers, source.layers)
         self.controller = Controller(recipe.zero_gain, math.log(recipe.zero_weight))
         self.n_steps = self.stage_steps = self.n_masked = 0
         self.seconds = 0.0
@@ -82,8 +86,7 @@ class Distiller:
         """
         start = time.monotonic()
         local = self._enter_stage()
-        weights = self.last_weights if STAGES[self.stage] == "masked" else None
-        lr, rows = self._set_lr(local), self._batch(self.n_steps, weights)
+        lr, rows = self._set_lr(local), self._rows()
         target = self.recipe.zero_target_at(self.stage, local, float(np.mean(self.surgery["zero_rate"])))
         try:
             measured, zeros = self._learn(rows, local)
@@ -98,7 +101,8 @@ class Distiller:
             ) from error
         self._check_finite(measured, rows)
         self.optimizer.step()
-        self.controller.update(float(np.mean(zeros)), target)
+        if self.is_sparse:
+            self.controller.update(float(np.mean(zeros)), target)
         self.n_steps += 1
         self.stage_steps += 1
         self.n_masked += self._applies_mask(local)
@@ -162,8 +166,15 @@ class Distiller:
         model.eval()
         return model
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the student gets dReLU; a control keeps SwiGLU."""
+        return self.recipe.activation == "drelu"
+
     def _operate(self) -> dict[str, list[float]]:
         """Sign canonicalisation, and what the bare swap costs before and after it."""
+        if not self.is_sparse:
+            return {"zero_rate": [0.0] * self.teacher.config.num_hidden_layers}
         batches = [self._batch(CALIBRATION + i)[:, :-1] for i in range(self.recipe.calibration_batches)]
         with self._autocast():
             before, zeros = swap_errors(self.teacher, batches)
@@ -240,19 +251,36 @@ class Distiller:
     def _learn_whole(self, rows: Tensor, local: float) -> tuple[dict[str, float], list[float]]:
         recipe = self.recipe
         predictors = STAGES[self.stage] == "masked" and recipe.rank > 0
-        meter = Meter(recipe.pos_weight, predictors)
+        meter = Meter(recipe.pos_weight, predictors) if self.is_sparse else None
+        blend = recipe.blend_at(self.stage, local)
+        activation = (drelu if blend >= 1.0 else Blend(blend)) if self.is_sparse else swiglu
         with self._autocast():
-            both = compare(self.teacher, self.student, rows[:, :-1], meter, self._applies_mask(local))
+            answers, depths = self.guide.answers(rows, self.device)
+            both = compare(answers, self.student, meter, self._applies_mask(local), activation, depths)
+        total = both.kl + recipe.hidden_weight * both.hidden
+        if meter is None:
+            return self._descend(total, both, 0.0), [0.0] * self.student.config.num_hidden_layers
         terms = meter.terms()
-        total = both.kl + recipe.hidden_weight * both.hidden + self.controller.weight * terms.shrink
-        total = total + recipe.predictor_weight * terms.miss
-        total.backward()  # type: ignore[no-untyped-call, unused-ignore]
-        norm = float(nn.utils.clip_grad_norm_(self._trainable(), recipe.clip))
+        total = total + self.controller.weight * terms.shrink + recipe.predictor_weight * terms.miss
+        measured = self._descend(total, both, blend)
         per_layer = terms.n / len(meter.n_active)
-        measured = {"loss": float(both.kl.detach()), "hidden": float(both.hidden.detach()), "blend": 1.0, "norm": norm}
         if predictors:
             measured |= {"recall": terms.recall, "precision": terms.precision}
         return measured, (1.0 - torch.stack(meter.n_active) / per_layer).tolist()
+
+    def _descend(self, total: Tensor, both: Compared, blend: float) -> dict[str, float]:
+        """Gradients of the whole model, clipped."""
+        total.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        norm = float(nn.utils.clip_grad_norm_(self._trainable(), self.recipe.clip))
+        return {"loss": float(both.kl.detach()), "hidden": float(both.hidden.detach()), "blend": blend, "norm": norm}
+
+    def _rows(self) -> Tensor:
+        """This step's windows; a guide that has its own is asked for them where it is needed."""
+        if STAGES[self.stage] in ("whole", "masked"):
+            given = self.guide.rows(self.n_steps, self.recipe.batch)
+            if given is not None:
+                return given
+        return self._batch(self.n_steps, self.last_weights if STAGES[self.stage] == "masked" else None)
 
     def _batch(self, step: int, weights: Mapping[str, float] | None = None) -> Tensor:
         """Windows [batch, n_tokens + 1] int64 of a step: a pure function of seed and step."""

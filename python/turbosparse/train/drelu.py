@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from turbosparse.train.distiller import Distiller
+    from turbosparse.train.guide import Guide
     from turbosparse.train.shards import Shards
     from turbosparse.train.source import Source
 
@@ -96,8 +97,11 @@ def export(run: Distiller, source: Source, out: Path, dtype: str) -> None:
     import torch
 
     from turbosparse.torch import save
+    from turbosparse.train.source import write_llama_config
 
     save(run.export(), out, {"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
+    if not run.is_sparse:
+        write_llama_config(run.student.config, out, {"f32": "float32", "bf16": "bfloat16"}[dtype])
     source.write_tokenizer(out)
 
 
@@ -147,6 +151,11 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=("auto", "f32", "bf16"), default="auto", help="of the arithmetic; weights are F32"
     )
     p.add_argument("--out-dtype", choices=("f32", "bf16"), default="bf16", help="of the checkpoint")
+    p.add_argument("--activation", choices=("drelu", "swiglu"), default="drelu",
+                   help="swiglu: a control that keeps its activation, trained end to end")  # fmt: skip
+    p.add_argument("--teacher", type=Path, help="of the stages whole and masked, if it is not SRC itself")
+    p.add_argument("--teacher-cache", nargs="+", metavar="DIR[=WEIGHT]",
+                   help="instead: its answers, written by turbosparse.train.teacher_cache")  # fmt: skip
     p.add_argument("--keep-layers", type=layer_list, metavar="0-9,20-29", help="layers of SRC to keep; default all")
     p.add_argument("--batch", type=int, help="sequences per step, 8 or on a GPU 64; lower it if memory runs out")
     p.add_argument("--seq", type=int, help="tokens per sequence, 256 or on a GPU 512")
@@ -169,8 +178,10 @@ def _recipe(args: argparse.Namespace, on_gpu: bool) -> Any:
     from turbosparse.train.drelu_recipe import DreluRecipe
 
     base = DreluRecipe()
+    alone = (0.0, 0.0, 1.0, 0.0)
     return DreluRecipe(
-        shares=args.shares or base.shares,
+        activation=args.activation,
+        shares=args.shares or (base.shares if args.activation == "drelu" else alone),
         lrs=tuple(args.lr * lr for lr in base.lrs),  # type: ignore[arg-type, unused-ignore]
         batch=args.batch or (64 if on_gpu else 8),
         n_tokens=args.seq or (512 if on_gpu else 256),
@@ -180,6 +191,27 @@ def _recipe(args: argparse.Namespace, on_gpu: bool) -> Any:
         anneal=args.anneal,
         seed=args.seed,
     )
+
+
+def open_guide(args: argparse.Namespace, source: Source, device: str) -> Guide | None:
+    """The teacher of the last stages, checked against SRC; None: SRC itself."""
+    from turbosparse.train.guide import CacheGuide, LiveGuide
+    from turbosparse.train.source import open_source
+    from turbosparse.train.teacher_cache import open_caches
+
+    if args.teacher_cache:
+        mix = open_caches(args.teacher_cache, args.seed)
+        for cache, _ in mix.caches:
+            vocabulary = source.tokenizer.sha256 if source.tokenizer else None
+            cache.check(source.config.vocab_size, source.config.hidden_size, vocabulary)
+            args.seq = args.seq or cache.meta.n_tokens
+            cache.check_length(args.seq)
+        return CacheGuide(mix, source.layers)
+    if args.teacher:
+        teacher = open_source(args.teacher)
+        source.check_teacher(teacher)
+        return LiveGuide(teacher.model().to(device).eval().requires_grad_(False), teacher.layers, source.layers)
+    return None
 
 
 def _open(args: argparse.Namespace, work: Path) -> tuple[Distiller, Source, Shards]:
@@ -203,7 +235,8 @@ def _open(args: argparse.Namespace, work: Path) -> tuple[Distiller, Source, Shar
         source = source.with_layers(args.keep_layers)
     budget = Budget(args.steps, args.minutes * 60)
     dtype = torch.bfloat16 if fast else torch.float32
-    run = Distiller(source, shards, _recipe(args, on_gpu), budget, device, dtype, args.last_mix)
+    guide = open_guide(args, source, device)
+    run = Distiller(source, shards, _recipe(args, on_gpu), budget, device, dtype, args.last_mix, guide)
     if args.resume and (work / STATE).exists():
         run.resume(work / STATE)
         print(f"resumed at step {run.n_steps}, {run.progress:.1%}", flush=True)
