@@ -204,6 +204,13 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_eval(
         struct ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens,
         float * logits, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
+// Hidden states after the last norm, which the head would read: `states` receives [n_tokens, n_embd].
+// `tokens` is a fresh sequence; whatever the context held is forgotten, and n_past is 0 afterwards.
+// ERR_CONTEXT when n_tokens > n_ctx.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_embed(
+        struct ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens,
+        float * states, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
 // [n_vocab] of the last token evaluated, NULL before the first; valid until the next eval.
 GGML_SPARSE_API const float * ggml_sparse_context_last_logits(struct ggml_sparse_context * ctx) GGML_SPARSE_NOEXCEPT;
 

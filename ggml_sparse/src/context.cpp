@@ -171,6 +171,7 @@ int32_t ggml_sparse_context::run(const llama_batch & batch) {
     session.start_batch();
     const uint64_t begin = now_ns();
     const int32_t  rc    = llama_decode(llama.get(), batch);
+    session.end_batch();
     if (rc == 0) {
         record(batch.n_tokens, now_ns() - begin);
     }
@@ -202,18 +203,23 @@ void ggml_sparse_context::copy_logits(int32_t n_tokens, float * logits) const {
     }
 }
 
-void ggml_sparse_context::eval(const int32_t * tokens, int32_t n_tokens, float * logits) {
-    require_argument(tokens && n_tokens > 0, "eval needs at least one token");
+// Against the vocabulary, and against the room behind n_past.
+void ggml_sparse_context::check_tokens(const int32_t * tokens, int32_t n_tokens) const {
+    require_argument(tokens && n_tokens > 0, "at least one token is needed");
     for (int32_t i = 0; i < n_tokens; ++i) {
         require_argument(tokens[i] >= 0 && tokens[i] < model.spec.info.n_vocab, "token outside [0, n_vocab)");
     }
-    const flag_reset reset{session.cancel};
     if (int64_t(n_past) + n_tokens > n_ctx) {
         error e(GGML_SPARSE_ERR_CONTEXT, "The sequence would be " + std::to_string(int64_t(n_past) + n_tokens) +
                                              " tokens long, but the context holds " + std::to_string(n_ctx) +
                                              ". Raise n_ctx or shorten the text; nothing is ever truncated.");
         throw e.at("n_ctx").counts(int64_t(n_past) + n_tokens, n_ctx);
     }
+}
+
+void ggml_sparse_context::eval(const int32_t * tokens, int32_t n_tokens, float * logits) {
+    const flag_reset reset{session.cancel};
+    check_tokens(tokens, n_tokens);
     const size_t n_vocab = size_t(model.spec.info.n_vocab);
     for (int32_t i = 0; i < n_tokens; i += n_batch) {
         const int32_t n = std::min(n_batch, n_tokens - i);
@@ -225,6 +231,39 @@ void ggml_sparse_context::eval(const int32_t * tokens, int32_t n_tokens, float *
         }
     }
     has_logits = true;
+}
+
+// While alive, llama_decode also keeps hidden states, and the sequence is one of its own.
+struct embedding_scope {
+    explicit embedding_scope(ggml_sparse_context & context) : context(context) {
+        context.truncate(0);
+        set(true);
+    }
+    ~embedding_scope() {
+        set(false);
+        llama_memory_seq_rm(llama_get_memory(context.llama.get()), 0, 0, -1);
+        context.n_past     = 0;
+        context.has_logits = false;
+    }
+    void set(bool value) const {
+        const host_log_scope log; // it reports the switch
+        llama_set_embeddings(context.llama.get(), value);
+    }
+    ggml_sparse_context & context;
+};
+
+void ggml_sparse_context::embed(const int32_t * tokens, int32_t n_tokens, float * states) {
+    const flag_reset      reset{session.cancel};
+    const embedding_scope scope(*this);
+    check_tokens(tokens, n_tokens);
+    const size_t n_embd = size_t(model.spec.info.n_embd);
+    for (int32_t i = 0; i < n_tokens; i += n_batch) {
+        const int32_t n = std::min(n_batch, n_tokens - i);
+        decode(tokens + i, n, true, true);
+        for (int32_t j = 0; j < n; ++j) {
+            std::memcpy(states + size_t(i + j) * n_embd, llama_get_embeddings_ith(llama.get(), j), n_embd * sizeof(float));
+        }
+    }
 }
 
 void ggml_sparse_context::truncate(int32_t n) {
@@ -274,6 +313,11 @@ int32_t ggml_sparse_context_n_past(const ggml_sparse_context * ctx) noexcept { r
 ggml_sparse_status ggml_sparse_context_eval(ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens, float * logits,
                                             ggml_sparse_error * err) noexcept {
     return guard(err, [&] { ctx->eval(tokens, n_tokens, logits); });
+}
+
+ggml_sparse_status ggml_sparse_context_embed(ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens, float * states,
+                                             ggml_sparse_error * err) noexcept {
+    return guard(err, [&] { ctx->embed(tokens, n_tokens, states); });
 }
 
 const float * ggml_sparse_context_last_logits(ggml_sparse_context * ctx) noexcept {

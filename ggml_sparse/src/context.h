@@ -13,6 +13,7 @@ struct ggml_sparse_context {
     ggml_sparse_context(ggml_sparse_model & model, const ggml_sparse_context_params & params);
 
     void eval(const int32_t * tokens, int32_t n_tokens, float * logits);
+    void embed(const int32_t * tokens, int32_t n_tokens, float * states);
     void truncate(int32_t n_past);
     void set_mode(ggml_sparse_mode mode);
 
@@ -44,5 +45,6 @@ struct ggml_sparse_context {
     void    check_rows(const ggml_sparse_row * rows, int32_t n_rows) const;
     void    check_seq(int32_t seq) const;
     void    record(int32_t n_tokens, uint64_t ns_total);
+    void    check_tokens(const int32_t * tokens, int32_t n_tokens) const;
     void copy_logits(int32_t n_tokens, float * logits) const;
 };
