@@ -68,19 +68,19 @@ static ggml_sparse_context_params filled_in(const model_spec & spec, ggml_sparse
 static llama_context_params host_params(const ggml_sparse_context_params & p, ffn_session & session) {
     llama_context_params h = llama_context_default_params();
     // libllama rounds what one of several sequences gets up to 256 cells
-    h.n_ctx                = uint32_t(p.n_seq_max == 1 ? p.n_ctx : p.n_seq_max * GGML_PAD(p.n_ctx, 256));
-    h.n_batch              = uint32_t(p.n_batch);
-    h.n_ubatch             = uint32_t(p.n_ubatch);
-    h.n_seq_max            = uint32_t(p.n_seq_max);
-    h.kv_unified           = false;
-    h.n_threads            = p.n_threads;
-    h.n_threads_batch      = p.n_threads;
-    h.flash_attn_type      = llama_flash_attn_type(p.flash_attn);
-    h.type_k               = kv_type(p.type_k);
-    h.type_v               = kv_type(p.type_v);
-    h.abort_callback       = session_cancelled;
-    h.abort_callback_data  = &session;
-    h.no_perf              = true;
+    h.n_ctx               = uint32_t(p.n_seq_max == 1 ? p.n_ctx : p.n_seq_max * GGML_PAD(p.n_ctx, 256));
+    h.n_batch             = uint32_t(p.n_batch);
+    h.n_ubatch            = uint32_t(p.n_ubatch);
+    h.n_seq_max           = uint32_t(p.n_seq_max);
+    h.kv_unified          = false;
+    h.n_threads           = p.n_threads;
+    h.n_threads_batch     = p.n_threads;
+    h.flash_attn_type     = llama_flash_attn_type(p.flash_attn);
+    h.type_k              = kv_type(p.type_k);
+    h.type_v              = kv_type(p.type_v);
+    h.abort_callback      = session_cancelled;
+    h.abort_callback_data = &session;
+    h.no_perf             = true;
     return h;
 }
 

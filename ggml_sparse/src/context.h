@@ -35,16 +35,16 @@ struct ggml_sparse_context {
     int32_t                                       n_past     = 0; // of sequence 0
     bool                                          has_logits = false;
     std::vector<bool>                             row_has_logits; // of the last decode_rows
-    int64_t                                       n_evals    = 0;
+    int64_t                                       n_evals = 0;
     std::deque<ggml_sparse_stats>                 records;
 
   private:
-    void decode(const int32_t * tokens, int32_t n_tokens, bool all_logits, bool last);
+    void    decode(const int32_t * tokens, int32_t n_tokens, bool all_logits, bool last);
     int32_t run(const llama_batch & batch);
     void    check_decode(int32_t rc) const;
     void    check_rows(const ggml_sparse_row * rows, int32_t n_rows) const;
     void    check_seq(int32_t seq) const;
     void    record(int32_t n_tokens, uint64_t ns_total);
     void    check_tokens(const int32_t * tokens, int32_t n_tokens) const;
-    void copy_logits(int32_t n_tokens, float * logits) const;
+    void    copy_logits(int32_t n_tokens, float * logits) const;
 };

@@ -77,8 +77,8 @@ ggml_sparse_status ggml_sparse_sampler_sample(ggml_sparse_sampler * sampler, ggm
     });
 }
 
-ggml_sparse_status ggml_sparse_sampler_sample_row(ggml_sparse_sampler * sampler, ggml_sparse_context * ctx, int32_t i_row,
-                                                  int32_t * token, ggml_sparse_error * err) noexcept {
+ggml_sparse_status ggml_sparse_sampler_sample_row(ggml_sparse_sampler * sampler, ggml_sparse_context * ctx, int32_t i_row, int32_t * token,
+                                                  ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         require_argument(ctx->row_logits(i_row) != nullptr, "sample_row needs a row whose logits were wanted");
         *token = llama_sampler_sample(sampler->chain.get(), ctx->llama.get(), i_row);

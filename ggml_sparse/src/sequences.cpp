@@ -40,9 +40,7 @@ struct row_batch {
     llama_batch                 host{};
 };
 
-void ggml_sparse_context::check_seq(int32_t seq) const {
-    require_argument(seq >= 0 && seq < n_seq_max, "sequence outside [0, n_seq_max)");
-}
+void ggml_sparse_context::check_seq(int32_t seq) const { require_argument(seq >= 0 && seq < n_seq_max, "sequence outside [0, n_seq_max)"); }
 
 void ggml_sparse_context::check_rows(const ggml_sparse_row * rows, int32_t n_rows) const {
     require_argument(rows && n_rows > 0 && n_rows <= n_batch, "a batch has from 1 to n_batch rows");

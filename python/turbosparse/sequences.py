@@ -68,6 +68,19 @@ class SequenceModel(Model):
         native.check(lib.ggml_sparse_sampler_sample_row(sampler.handle, self._context, row, token, error), error)
         return int(token[0])
 
+    def hidden_states(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """States after the last norm, float32 [n_tokens, n_embd]; sequence 0 is forgotten.
+
+        Raises:
+            ContextOverflowError, CancelledError, BackendError.
+        """
+        ids, error = self._ids(tokens), native.new_error()
+        states = np.empty((len(ids), self.info.n_embd), dtype=np.float32)
+        out = ffi.from_buffer("float[]", states, require_writable=True)
+        pointer = ffi.from_buffer("int32_t[]", ids)
+        native.check(lib.ggml_sparse_context_embed(self._context, pointer, len(ids), out, error), error)
+        return states
+
     def stop_decode(self) -> None:
         """Make the decode under way, or the next one, raise CancelledError. Any thread."""
         lib.ggml_sparse_context_cancel(self._context)

@@ -155,7 +155,7 @@ class LiveEngine:
 
     async def embed(self, tokens: Sequence[int]) -> list[float]:
         """See engine.Engine."""
-        raise UnsupportedModelError("embeddings are not implemented", where="embeddings")
+        return await asyncio.wrap_future(self._loaded[1].embed(tokens))
 
     # --- views ------------------------------------------------------------------------
 
@@ -249,5 +249,3 @@ def describe(model: SequenceModel, options: LoadOptions) -> ModelCard:
 
 def _tokens(model: SequenceModel) -> list[tuple[str, int]]:
     return [("bos", model.info.token_bos), ("eos", model.info.token_eos)]
-
-

@@ -227,7 +227,9 @@ class Run:
 def unstarted(job: LiveJob) -> Done:
     """The last event of a job that was cancelled before it had a slot."""
     request = job.request
-    return Done("", "cancelled", "", request.params.seed or 0, request.mode or "", len(request.prompt), Timings(), None, None)
+    return Done(
+        "", "cancelled", "", request.params.seed or 0, request.mode or "", len(request.prompt), Timings(), None, None
+    )
 
 
 def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -11,8 +11,12 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import CancelledError, TurboSparseError
 from ..sampling import Sampler
@@ -33,6 +37,14 @@ class Waiting:
         self.job, self.sampler, self.mode = job, sampler, mode
 
 
+class Embedding:
+    """A text whose embedding is wanted."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens = tokens
+        self.result: Future[list[float]] = Future()
+
+
 class Scheduler:
     """Runs the jobs of one model. Methods may be called from any thread; the model is its own from start to stop.
 
@@ -47,6 +59,7 @@ class Scheduler:
         self._accounts = Accounts(model, sparse)
         self._slots = [Slot(i) for i in range(model.n_seq)]
         self._waiting: deque[Waiting] = deque()
+        self._embeddings: deque[Embedding] = deque()  # they need sequence 0
         self._change = threading.Condition()
         self._current: frozenset[LiveJob] = frozenset()  # of the batch under way
         self._stopping = False
@@ -85,6 +98,17 @@ class Scheduler:
             elif self._current == {job}:
                 self._model.stop_decode()
             self._change.notify()
+
+    def embed(self, tokens: Sequence[int]) -> Future[list[float]]:
+        """Mean of the hidden states, of length 1. Raises QueueFullError, NotReadyError."""
+        with self._change:
+            if self._stopping:
+                raise NotReadyError("the model is being closed", where="model")
+            if len(self._embeddings) >= self._max_waiting:
+                raise QueueFullError(f"{len(self._embeddings)} texts wait already; try again soon", where="queue")
+            self._embeddings.append(Embedding(tokens))
+            self._change.notify()
+            return self._embeddings[-1].result
 
     def stop(self) -> None:
         """End every job with NotReadyError, then the thread. The model is free afterwards."""
@@ -125,6 +149,7 @@ class Scheduler:
         while self._await_work():
             try:
                 self._settle()
+                self._embed()
                 self._admit()
                 self._step()
             except Exception as error:
@@ -134,11 +159,13 @@ class Scheduler:
         with self._change:
             while self._waiting:
                 self._drop(self._waiting.popleft(), NotReadyError("the model was closed", where="model"))
+            while self._embeddings:
+                self._embeddings.popleft().result.set_exception(NotReadyError("the model was closed", where="model"))
 
     def _await_work(self) -> bool:
         """Sleep until there is something to do; False when it is to end."""
         with self._change:
-            while not (self._stopping or self._waiting or self._runs()):
+            while not (self._stopping or self._waiting or self._embeddings or self._runs()):
                 self._change.wait()
             return not self._stopping
 
@@ -163,7 +190,23 @@ class Scheduler:
                     self._begin(waiting, idle)
 
     def _idle(self, wanted: int | None) -> list[Slot]:
-        return [slot for slot in self._slots if slot.run is None and wanted in (None, slot.id)]
+        free = self._slots[1:] if self._embeddings else self._slots
+        return [slot for slot in free if slot.run is None and wanted in (None, slot.id)]
+
+    def _embed(self) -> None:
+        """The embedding that waits longest, once sequence 0 is idle."""
+        slot = self._slots[0]
+        if slot.run is not None or not self._embeddings:
+            return
+        with self._change:
+            task = self._embeddings.popleft()
+        slot.tokens = []
+        if task.result.set_running_or_notify_cancel():
+            try:
+                task.result.set_result(unit_mean(self._model.hidden_states(task.tokens)))
+            except TurboSparseError as error:
+                task.result.set_exception(error)
+            self._model.stats()
 
     def _begin(self, waiting: Waiting, idle: Sequence[Slot]) -> None:
         job, prompt = waiting.job, waiting.job.request.prompt
@@ -315,6 +358,12 @@ class Scheduler:
         else:
             self._metrics.requests_failed += 1
             waiting.job.send(error)
+
+
+def unit_mean(states: npt.NDArray[np.float32]) -> list[float]:
+    """Mean over tokens of states [n_tokens, n_embd], scaled to length 1 (L2)."""
+    mean = states.astype(np.float64).mean(axis=0)
+    return [float(x) for x in mean / max(float(np.linalg.norm(mean)), 1e-12)]
 
 
 def common(before: Sequence[int], prompt: Sequence[int]) -> int:
