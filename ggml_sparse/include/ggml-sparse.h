@@ -218,6 +218,15 @@ GGML_SPARSE_API const float * ggml_sparse_context_last_logits(struct ggml_sparse
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_truncate(
         struct ggml_sparse_context * ctx, int32_t n_past, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
+// The KV cache of the sequence as bytes in libllama's format: for contexts of the same model, KV types
+// and flash attention, in this build. set replaces the sequence; last logits are gone afterwards.
+// Bytes of other origin are refused with ERR_ARGUMENT as far as libllama notices: do not load strangers'.
+GGML_SPARSE_API size_t ggml_sparse_context_state_size(struct ggml_sparse_context * ctx) GGML_SPARSE_NOEXCEPT;
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_state_get(
+        struct ggml_sparse_context * ctx, uint8_t * dst, size_t size, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_state_set(
+        struct ggml_sparse_context * ctx, const uint8_t * src, size_t size, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
 // Make the eval under way, or the next one, return ERR_CANCELLED at its next FFN block. Any thread.
 // The flag is cleared when that eval returns.
 GGML_SPARSE_API void ggml_sparse_context_cancel(struct ggml_sparse_context * ctx) GGML_SPARSE_NOEXCEPT;
@@ -295,6 +304,20 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_profile(
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_profile_read(
         const struct ggml_sparse_context * ctx, int32_t il,
         uint64_t * counts, uint64_t * columns, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
+// ---------------------------------------------------------------------------
+// Memory bandwidth
+// ---------------------------------------------------------------------------
+
+// A probe owns n_bytes of memory (huge pages where the system grants them); choose n_bytes far above
+// the caches, 1 GiB say. measure reads all of it once, each thread its own part from end to end.
+struct ggml_sparse_bandwidth;
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_bandwidth_create(
+        uint64_t n_bytes, struct ggml_sparse_bandwidth ** probe, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+GGML_SPARSE_API void ggml_sparse_bandwidth_free(struct ggml_sparse_bandwidth * probe) GGML_SPARSE_NOEXCEPT;
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_bandwidth_measure(
+        struct ggml_sparse_bandwidth * probe, int32_t n_threads, double * bytes_per_second,
+        struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
 // ---------------------------------------------------------------------------
 // Text and sampling (libllama's tokenizer and samplers)

@@ -139,11 +139,6 @@ class Sampler:
         values.grammar = grammar if grammar is not None else self._native.ffi.NULL
         return values
 
-    @property
-    def handle(self) -> Any:
-        """For the C calls of turbosparse.sequences."""
-        return self._handle
-
     def sample(self, context: Any) -> int:
         """Draw from the last logits of `context` (a handle) and remember the token."""
         token, error = self._native.ffi.new("int32_t *"), self._native.new_error()

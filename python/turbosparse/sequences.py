@@ -65,7 +65,7 @@ class SequenceModel(Model):
     def sample_row(self, sampler: Sampler, row: int) -> int:
         """Draw the next token from the logits of a row."""
         token, error = ffi.new("int32_t *"), native.new_error()
-        native.check(lib.ggml_sparse_sampler_sample_row(sampler.handle, self._context, row, token, error), error)
+        native.check(lib.ggml_sparse_sampler_sample_row(sampler._handle, self._context, row, token, error), error)
         return int(token[0])
 
     def hidden_states(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
