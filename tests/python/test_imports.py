@@ -23,7 +23,6 @@ LEVELS = {
     "ops": 2,
     "bandwidth": 2,
     "model": 3,
-    "sequences": 4,
     "chat_template": 4,
     "perplexity": 4,
     "state": 4,
