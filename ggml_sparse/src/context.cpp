@@ -56,6 +56,7 @@ static ggml_sparse_context_params filled_in(const model_spec & spec, ggml_sparse
                      "n_ctx, n_batch, n_ubatch and n_threads must not be negative");
     require_argument(p.flash_attn >= -1 && p.flash_attn <= 1, "flash_attn must be -1, 0 or 1");
     require_argument(p.n_threads <= 512, "n_threads must be at most 512");
+    require_argument(p.n_seq_max >= 1 && p.n_seq_max <= 64, "n_seq_max must be from 1 to 64");
     p.n_ctx     = p.n_ctx ? p.n_ctx : spec.info.n_ctx_train;
     p.n_threads = p.n_threads ? p.n_threads : default_threads();
     p.n_batch   = std::min(p.n_batch, p.n_ctx);
@@ -66,18 +67,20 @@ static ggml_sparse_context_params filled_in(const model_spec & spec, ggml_sparse
 
 static llama_context_params host_params(const ggml_sparse_context_params & p, ffn_session & session) {
     llama_context_params h = llama_context_default_params();
-    h.n_ctx                = uint32_t(p.n_ctx);
-    h.n_batch              = uint32_t(p.n_batch);
-    h.n_ubatch             = uint32_t(p.n_ubatch);
-    h.n_seq_max            = 1;
-    h.n_threads            = p.n_threads;
-    h.n_threads_batch      = p.n_threads;
-    h.flash_attn_type      = llama_flash_attn_type(p.flash_attn);
-    h.type_k               = kv_type(p.type_k);
-    h.type_v               = kv_type(p.type_v);
-    h.abort_callback       = session_cancelled;
-    h.abort_callback_data  = &session;
-    h.no_perf              = true;
+    // libllama rounds what one of several sequences gets up to 256 cells
+    h.n_ctx               = uint32_t(p.n_seq_max == 1 ? p.n_ctx : p.n_seq_max * GGML_PAD(p.n_ctx, 256));
+    h.n_batch             = uint32_t(p.n_batch);
+    h.n_ubatch            = uint32_t(p.n_ubatch);
+    h.n_seq_max           = uint32_t(p.n_seq_max);
+    h.kv_unified          = false;
+    h.n_threads           = p.n_threads;
+    h.n_threads_batch     = p.n_threads;
+    h.flash_attn_type     = llama_flash_attn_type(p.flash_attn);
+    h.type_k              = kv_type(p.type_k);
+    h.type_v              = kv_type(p.type_v);
+    h.abort_callback      = session_cancelled;
+    h.abort_callback_data = &session;
+    h.no_perf             = true;
     return h;
 }
 
@@ -96,8 +99,9 @@ ggml_sparse_context::ggml_sparse_context(ggml_sparse_model & model, const ggml_s
         throw error(GGML_SPARSE_ERR_BACKEND,
                     "libllama could not make a context of " + std::to_string(p.n_ctx) + " tokens: " + log.errors());
     }
-    n_ctx   = p.n_ctx;
-    n_batch = p.n_batch;
+    n_ctx     = p.n_ctx;
+    n_batch   = p.n_batch;
+    n_seq_max = p.n_seq_max;
 }
 
 void ggml_sparse_context::llama_deleter::operator()(llama_context * c) const {
@@ -151,7 +155,7 @@ void ggml_sparse_context::record(int32_t n_tokens, uint64_t ns_total) {
 }
 
 // llama_decode returns 0 done, 1 no room in the KV cache, 2 aborted, below 0 failed.
-static void check_decode(int32_t rc, const ffn_session & session) {
+void ggml_sparse_context::check_decode(int32_t rc) const {
     switch (rc) {
         case 0: return;
         case 1: throw error(GGML_SPARSE_ERR_CONTEXT, "The KV cache has no room for the batch.");
@@ -161,7 +165,20 @@ static void check_decode(int32_t rc, const ffn_session & session) {
     }
 }
 
-// One llama_decode call on tokens[n_tokens], appended at n_past.
+// One llama_decode call, timed and, if it succeeds, recorded. Returns what it returned.
+int32_t ggml_sparse_context::run(const llama_batch & batch) {
+    row_has_logits.clear();
+    session.start_batch();
+    const uint64_t begin = now_ns();
+    const int32_t  rc    = llama_decode(llama.get(), batch);
+    session.end_batch();
+    if (rc == 0) {
+        record(batch.n_tokens, now_ns() - begin);
+    }
+    return rc;
+}
+
+// tokens[n_tokens], appended to sequence 0 at n_past.
 void ggml_sparse_context::decode(const int32_t * tokens, int32_t n_tokens, bool all_logits, bool last) {
     std::vector<llama_token> ids(tokens, tokens + n_tokens);
     std::vector<int8_t>      wanted(size_t(n_tokens), all_logits);
@@ -171,15 +188,11 @@ void ggml_sparse_context::decode(const int32_t * tokens, int32_t n_tokens, bool 
     batch.token    = ids.data();
     batch.logits   = wanted.data();
 
-    session.start_batch();
-    const uint64_t begin = now_ns();
-    const int32_t  rc    = llama_decode(llama.get(), batch);
-    session.end_batch();
+    const int32_t rc = run(batch);
     if (rc != 0) {
         llama_memory_seq_rm(llama_get_memory(llama.get()), 0, n_past, -1);
     }
-    check_decode(rc, session);
-    record(n_tokens, now_ns() - begin);
+    check_decode(rc);
     n_past += n_tokens;
 }
 
@@ -189,11 +202,6 @@ void ggml_sparse_context::copy_logits(int32_t n_tokens, float * logits) const {
         std::memcpy(logits + size_t(i) * n_vocab, llama_get_logits_ith(llama.get(), i), n_vocab * sizeof(float));
     }
 }
-
-struct flag_reset { // a cancel concerns one eval only
-    std::atomic<bool> & flag;
-    ~flag_reset() { flag = false; }
-};
 
 // Against the vocabulary, and against the room behind n_past.
 void ggml_sparse_context::check_tokens(const int32_t * tokens, int32_t n_tokens) const {
@@ -270,7 +278,7 @@ void ggml_sparse_context::truncate(int32_t n) {
 // --- C API ---------------------------------------------------------------------------
 
 ggml_sparse_context_params ggml_sparse_context_default_params(void) noexcept {
-    return {0, 2048, 512, 0, GGML_TYPE_F16, GGML_TYPE_F16, -1, GGML_SPARSE_MODE_DEFAULT, GGML_SPARSE_ISA_AUTO, false};
+    return {0, 2048, 512, 0, GGML_TYPE_F16, GGML_TYPE_F16, -1, GGML_SPARSE_MODE_DEFAULT, GGML_SPARSE_ISA_AUTO, false, 1};
 }
 
 ggml_sparse_status ggml_sparse_context_create(ggml_sparse_model * model, const ggml_sparse_context_params * params,

@@ -46,6 +46,11 @@ struct ffn_session {
     void profile(bool enable);
 };
 
+struct flag_reset { // a cancel concerns one evaluation only
+    std::atomic<bool> & flag;
+    ~flag_reset() { flag = false; }
+};
+
 // libllama polls it between CPU nodes; `session` is an ffn_session.
 bool session_cancelled(void * session);
 

@@ -134,6 +134,17 @@ def read_markers(tokenizer: Any, encode: Callable[[str], list[int]], separator: 
     return Markers(openings, at["<|im_end|>"], encode("\n"), separator, specials, encode(PREAMBLE))
 
 
+def write_shards(shards: Shards, rows: npt.NDArray[np.int64], out: Path, weight: float, join: bool) -> None:
+    """The talks as a stream, two percent of them held out; `join`: beside all streams of `shards`."""
+    held = max(len(rows) // 50, 1)
+    writer = ShardWriter(out, shards.tokenizer, shards.n_vocab, shards.meta["separator"])
+    if join:
+        writer.take(shards)
+    about = {"licence": "as the model's", "package": "written by the teacher", "weight": weight}
+    writer.add(STREAM, rows[held:].ravel(), rows[:held].ravel(), **about)
+    writer.close()
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="turbosparse.train.instruct", description=__doc__, formatter_class=raw)
@@ -147,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--seq", type=int, default=257, help="tokens per context")
     p.add_argument("--temp", type=float, default=0.8)
     p.add_argument("--top-k", type=int, default=50)
+    p.add_argument("--join", action="store_true", help="OUT also gets the streams of SHARDS, to train on both")
     p.add_argument("--weight", type=float, default=1.0, help="of the stream in mixtures")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--device", default="auto")
@@ -173,12 +185,7 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> None:
         made.append(write_talks(model, markers, seeds, args.rows, args.seq, args.seed + len(made), args.temp, args.top_k))
         n = sum(part.size for part in made)
         say(f"{n} tokens, {n / (time.monotonic() - start):.0f} per second")
-        rows = np.concatenate(made)
-        held = max(len(rows) // 50, 1)
-        writer = ShardWriter(args.out, shards.tokenizer, shards.n_vocab, shards.meta["separator"])
-        about = {"licence": "as the model's", "package": "written by the teacher", "weight": args.weight}
-        writer.add(STREAM, rows[held:].ravel(), rows[:held].ravel(), **about)
-        writer.close()
+        write_shards(shards, np.concatenate(made), args.out, args.weight, args.join)
 
 
 def main() -> int:

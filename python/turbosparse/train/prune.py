@@ -89,21 +89,26 @@ def main() -> None:
     p.add_argument("source", type=Path, help="Hugging Face directory or GGUF file of a SwiGLU model")
     p.add_argument("--data", type=Path, required=True, help="directory of token shards")
     p.add_argument("--keep", type=int, required=True, help="number of layers to keep")
+    p.add_argument("-o", "--out", type=Path, help="file for the argument alone")
     p.add_argument("--without", type=layer_list, default=[], metavar="3-5,9", help="layers to remove first")
     p.add_argument("--windows", type=int, default=4, help="calibration windows")
     p.add_argument("--seq", type=int, default=128, help="tokens per window")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--device", default="cpu")
+    p.add_argument("--device", default="auto")
     p.add_argument("--threads", type=int, default=1)
     args = p.parse_args()
     torch.set_num_threads(args.threads)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     source, shards = open_source(args.source), Shards(args.data)
     shards.check(source.config.vocab_size, source.tokenizer.sha256 if source.tokenizer else None)
     rows = shards.sample(np.random.default_rng(args.seed), args.windows, args.seq)[:, :-1]
-    model = source.model().to(args.device).eval()
-    pruner = Pruner(model, torch.from_numpy(rows).to(args.device))
+    model = source.model().to(device).eval()
+    pruner = Pruner(model, torch.from_numpy(rows).to(device))
     keep = prune(pruner, args.keep, lambda line: print(line, flush=True), args.without)
-    print("--keep-layers " + ",".join(map(str, keep)))
+    kept = ",".join(map(str, keep))
+    print("--keep-layers " + kept)
+    if args.out:
+        args.out.write_text(kept + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
