@@ -23,9 +23,11 @@ class row_reader {
     const uint8_t *     row(int64_t i) const { return data_ + static_cast<size_t>(i) * row_size_; }
 
     // x is prepared for type() by x_prepare.
-    float dot(int64_t i, const void * x) const {
+    float dot(int64_t i, const void * x) const { return dot(i, x, i); }
+    // The same while row `ahead` is brought to L2.
+    float dot(int64_t i, const void * x, int64_t ahead) const {
         if (dot_) {
-            return dot_(n_col_, row(i), x);
+            return dot_(n_col_, row(i), x, row(ahead));
         }
         float s = 0;
         host_dot_(static_cast<int>(n_col_), &s, 0, row(i), 0, x, 0, 1);

@@ -5,6 +5,7 @@
 
 #include "kernels.h"
 
+#include "dot-inlaid.h"
 #include "simd.h"
 
 namespace ggml_sparse {
@@ -32,12 +33,13 @@ template <typename row> vf load_tail(const typename row::elem * p, int n) {
     return row::load(t);
 }
 
-template <typename row> float dot_float(int64_t n, const void * w_row, const void * x_row) {
+template <typename row> float dot_float(int64_t n, const void * w_row, const void * x_row, const void * ahead) {
     const auto *  w      = static_cast<const typename row::elem *>(w_row);
     const float * x      = static_cast<const float *>(x_row);
     vf            acc[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
     int64_t       i      = 0;
     for (; i + 4 * W <= n; i += 4 * W) {
+        prefetch_l2(static_cast<const typename row::elem *>(ahead) + i, 4 * W * sizeof(*w));
         for (int k = 0; k < 4; ++k) {
             acc[k] = vf_fma(row::load(w + i + k * W), vf_load(x + i + k * W), acc[k]);
         }
@@ -71,22 +73,16 @@ template <typename row> void axpy_float(int64_t n, float h, const void * w_row, 
 // {f16 m} where HAS_MIN, {u32 fifth bits} in q5, then bytes or nibbles.
 
 struct q8_0_row {
-    static constexpr int  BYTES   = 34;
-    static constexpr int  OFFSET  = 0;
-    static constexpr bool HAS_MIN = false;
-    static vq             quants(const uint8_t * w) { return vq_load_bytes(w + 2, BYTES); }
-    static void           floats(const uint8_t * w, float d, vf * v) {
+    static constexpr int BYTES = 34;
+    static void          floats(const uint8_t * w, float d, vf * v) {
         for (int k = 0; k < 32 / W; ++k) {
             v[k] = vf_mul(vf_set1(d), vf_load_i8(reinterpret_cast<const int8_t *>(w + 2) + k * W));
         }
     }
 };
 struct q4_0_row {
-    static constexpr int  BYTES   = 18;
-    static constexpr int  OFFSET  = 8;
-    static constexpr bool HAS_MIN = false;
-    static vq             quants(const uint8_t * w) { return vq_load_nibbles(w + 2, BYTES); }
-    static void           floats(const uint8_t * w, float d, vf * v) { vf_load_nibbles(w + 2, d, v); }
+    static constexpr int BYTES = 18;
+    static void          floats(const uint8_t * w, float d, vf * v) { vf_load_nibbles(w + 2, d, v); }
 };
 struct q4_1_row {
     static constexpr int  BYTES   = 20;
@@ -140,13 +136,14 @@ inline void multiply_scales(const uint8_t * w, int stride, int n_block, const fl
     }
 }
 
-template <typename row> float dot_quant(int64_t n, const void * w_row, const void * x_row) {
+template <typename row> float dot_planar(int64_t n, const void * w_row, const void * x_row, const void * ahead) {
     const uint8_t * w      = static_cast<const uint8_t *>(w_row);
     const int8_t *  q      = static_cast<const int8_t *>(x_row);
     const float *   d      = reinterpret_cast<const float *>(q + n);
     const float *   sum    = d + n / 32;
     vf              acc[2] = {vf_set1(0), vf_set1(0)};
     for (int64_t i = 0; i < n; i += 512, w += 16 * row::BYTES) {
+        prefetch_l2(static_cast<const uint8_t *>(ahead) + i / 32 * row::BYTES, 16 * row::BYTES);
         const int n_block = n - i < 512 ? static_cast<int>(n - i) / 32 : 16;
         float     s[16 + 1];
         s[16] = 0;
@@ -183,11 +180,12 @@ template <typename row> void axpy_quant(int64_t n, float h, const void * w_row, 
 // --- the table ---------------------------------------------------------------
 
 #define DOT_F32(name) dot_float<name##_row>
-#define DOT_PLANAR(name) dot_quant<name##_row>
+#define DOT_PLANAR(name) dot_planar<name##_row>
+#define DOT_INLAID(name) dot_inlaid<name##_row::BYTES>
 #define DOT_GGML(name) nullptr
 
 #define AXPY_OWN_F32(name) axpy_float<name##_row>
-#define AXPY_OWN_PLANAR(name) axpy_quant<name##_row>
+#define AXPY_OWN_INLAID(name) axpy_quant<name##_row>
 #define AXPY_HOST_PLANAR(name) nullptr
 #define AXPY_HOST_GGML(name) nullptr
 
