@@ -7,10 +7,10 @@
 namespace ggml_sparse {
 namespace {
 
-constexpr int W      = 16;
-constexpr int BLOCKS = 2;
-using vf             = __m512;
-using vq             = __m512i;
+constexpr int W = 16;
+using vf        = __m512;
+using vi        = __m512i;
+using vq        = __m512i;
 
 inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 
@@ -33,49 +33,119 @@ inline vf vf_load_i8(const int8_t * p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
 }
 
-// d[i] of n <= 16 blocks that lie `stride` bytes apart, as floats; 0 behind them.
-inline void load_scales(const uint8_t * w, int stride, int n, float * d) {
-    const __m512i at =
-        _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(stride));
-    const __m512i bits = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), first(n), at, w, 1);
-    _mm512_storeu_ps(d, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(bits)));
-}
-// d[b] in the lanes of block b.
-inline vf vf_spread(const float * d) { return _mm512_mask_broadcastss_ps(_mm512_set1_ps(d[0]), 0xff00, _mm_load_ss(d + 1)); }
+// --- halfs `STRIDE` bytes apart ---------------------------------------------------
 
-inline vq vq_load(const int8_t * p) { return _mm512_loadu_si512(p); }
-inline vq vq_sub(vq a, int c) { return _mm512_sub_epi8(a, _mm512_set1_epi8(static_cast<char>(c))); }
-inline vq vq_load_bytes(const uint8_t * w, int stride) {
-    const __m256i b0 = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(w));
-    const __m256i b1 = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(w + stride));
-    return _mm512_inserti64x4(_mm512_castsi256_si512(b0), b1, 1);
+// W of them: those of one 64-byte window at a time; never reads behind W * STRIDE bytes.
+template <int STRIDE> inline vf vf_load_halfs(const uint8_t * w) {
+    constexpr int       WINDOW = STRIDE <= 20 ? 4 : 2;
+    constexpr __mmask32 INSIDE = WINDOW * STRIDE < 64 ? (1u << WINDOW * STRIDE / 2 % 32) - 1 : 0xffffffff;
+    const __m512i       lane =
+        _mm512_set_epi16(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i all = _mm512_setzero_si512();
+    for (int b = 0; b < W; b += WINDOW) {
+        const __mmask32 those = ((1u << WINDOW) - 1) << b;
+        const __m512i   nth   = _mm512_sub_epi16(lane, _mm512_set1_epi16(static_cast<int16_t>(b)));
+        const __m512i   word  = _mm512_mullo_epi16(nth, _mm512_set1_epi16(STRIDE / 2));
+        all                   = _mm512_mask_permutexvar_epi16(all, those, word, _mm512_maskz_loadu_epi16(INSIDE, w + b * STRIDE));
+    }
+    return _mm512_cvtph_ps(_mm512_castsi512_si256(all));
 }
-// 16 bytes: low nibbles are elements 0..15, high nibbles 16..31.
-inline vq vq_load_nibbles(const uint8_t * w, int stride) {
-    const __m128i b0   = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w));
-    const __m128i b1   = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w + stride));
-    const __m512i both = _mm512_castsi256_si512(_mm256_inserti128_si256(_mm256_castsi128_si256(b0), b1, 1));
-    const __m512i wide = _mm512_shuffle_i64x2(both, both, 0x50); // b0 b0 b1 b1
-    return _mm512_and_si512(_mm512_mask_srli_epi16(wide, 0xff00ff00, wide, 4), _mm512_set1_epi8(15));
+
+// --- quants --------------------------------------------------------------------------
+
+inline vq      vq_load(const int8_t * p) { return _mm512_loadu_si512(p); }
+inline vq      vq_low(vq a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+inline vq      vq_high(vq a) { return vq_low(_mm512_srli_epi16(a, 4)); }
+inline __m128i load_piece(const uint8_t * w) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(w)); }
+inline vq      vq_repeat(const uint8_t * w) { return _mm512_broadcast_i32x4(load_piece(w)); }
+inline vq      vq_gather(const uint8_t * w, int stride) {
+    vq a = _mm512_castsi128_si512(load_piece(w));
+    a    = _mm512_mask_broadcast_i32x4(a, 0x00f0, load_piece(w + stride));
+    a    = _mm512_mask_broadcast_i32x4(a, 0x0f00, load_piece(w + 2 * stride));
+    return _mm512_mask_broadcast_i32x4(a, 0xf000, load_piece(w + 3 * stride));
 }
-// Plus 16 where bit i of the u32 at w is set.
-inline vq vq_add_high_bits(vq a, const uint8_t * w, int stride) {
-    uint32_t h0, h1;
-    memcpy(&h0, w, sizeof(h0));
-    memcpy(&h1, w + stride, sizeof(h1));
-    return _mm512_mask_add_epi8(a, h0 | static_cast<uint64_t>(h1) << 32, a, _mm512_set1_epi8(16));
+inline void vq_split(const uint8_t * w, vq & a, vq & b) {
+    const __m512i p = _mm512_loadu_si512(w), q = _mm512_loadu_si512(w + 64);
+    a = _mm512_shuffle_i32x4(p, q, 0x88);
+    b = _mm512_shuffle_i32x4(p, q, 0xdd);
 }
-// Sums of four neighbours' products, as floats. VNNI wants one unsigned side: |a| * (b with a's sign).
-inline vf vq_dot(vq a, vq b) {
-    const __m512i sb = _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(a), _mm512_setzero_si512(), b);
-    return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_abs_epi8(a), sb));
+inline vq vq_add_16_where(vq a, vq bits, vq bit) {
+    return _mm512_mask_add_epi8(a, _mm512_test_epi8_mask(bits, bit), a, _mm512_set1_epi8(16));
 }
-// The same of a - c, a unsigned: two unsigned products are cheaper than taking the sign apart.
-inline vf vq_dot_from(vq a, int c, vq b) {
-    const __m512i ab = _mm512_dpbusd_epi32(_mm512_setzero_si512(), a, b);
-    const __m512i cb = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(static_cast<char>(c)), b);
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(ab, cb));
+inline void vq_add_fifth_bits(const uint8_t * w, int stride, vq & a, vq & b) {
+    auto word = [](const uint8_t * p) {
+        int32_t h;
+        memcpy(&h, p, sizeof(h));
+        return h;
+    };
+    __m512i bits      = _mm512_set1_epi32(word(w));
+    bits              = _mm512_mask_set1_epi32(bits, 0x00f0, word(w + stride));
+    bits              = _mm512_mask_set1_epi32(bits, 0x0f00, word(w + 2 * stride));
+    bits              = _mm512_mask_set1_epi32(bits, 0xf000, word(w + 3 * stride));
+    const __m512i bit = _mm512_set1_epi64(static_cast<int64_t>(0x8040201008040201));
+    const __m512i one = _mm512_set4_epi32(0x01010101, 0x01010101, 0, 0);
+    a                 = vq_add_16_where(a, _mm512_shuffle_epi8(bits, one), bit);
+    b                 = vq_add_16_where(b, _mm512_shuffle_epi8(bits, _mm512_add_epi8(one, _mm512_set1_epi8(2))), bit);
 }
+inline void vq_load_six_bits(const uint8_t * w, int half, int, vq & a, vq & b) {
+    const __m512i low  = _mm512_loadu_si512(w + 64 * half);
+    const __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(w + 128 + 32 * half)));
+    const __m512i high = _mm512_srlv_epi16(both, _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(2), 1));
+    const __m512i m = _mm512_set1_epi8(15), six = _mm512_set1_epi8(63);
+    a = _mm512_and_si512(_mm512_ternarylogic_epi32(m, low, _mm512_slli_epi16(high, 4), 0xca), six); // m ? low : high << 4
+    b = _mm512_and_si512(_mm512_ternarylogic_epi32(m, _mm512_srli_epi16(low, 4), high, 0xca), six);
+}
+
+// --- int32 sums ----------------------------------------------------------------------
+
+inline vi vi_load(const int32_t * p) { return _mm512_loadu_si512(p); }
+inline vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+inline vi vi_shift_left(vi a, int n) { return _mm512_slli_epi32(a, static_cast<unsigned>(n)); }
+inline vf vf_from(vi a) { return _mm512_cvtepi32_ps(a); }
+inline vi vi_dot(vq a, vq x) { return _mm512_dpbusd_epi32(_mm512_setzero_si512(), a, x); }
+inline vi vi_dot2(vq a, vq x, vq b, vq y) { return _mm512_dpbusd_epi32(vi_dot(a, x), b, y); }
+
+constexpr int SIGNED_SHIFT = 7; // a + 128 is unsigned
+inline vi     vi_dot2_signed(vq a, vq x, vq b, vq y) {
+    const __m512i sign = _mm512_set1_epi8(-128);
+    return vi_dot2(_mm512_xor_si512(a, sign), x, _mm512_xor_si512(b, sign), y);
+}
+inline vi vi_transpose_add(vi a, vi b, vi c, vi d) {
+    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+inline vi   vi_pairs_in_order(vi a) { return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), a); }
+inline void vi_even_odd(const vi * low, const vi * high, vi & even, vi & odd) {
+    // lane 4 j + g of one 256 is piece 4 g + j: 0 4 8 12  1 5 9 13  2 6 10 14  3 7 11 15
+    const __m512i first = vi_transpose_add(low[0], high[0], low[1], high[1]), second = vi_transpose_add(low[2], high[2], low[3], high[3]);
+    const __m512i at = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 16, 24, 17, 25, 18, 26, 19, 27);
+    even             = _mm512_permutex2var_epi32(first, at, second);
+    odd              = _mm512_permutex2var_epi32(first, _mm512_add_epi32(at, _mm512_set1_epi32(4)), second);
+}
+
+// --- scales of 256-wide blocks ---------------------------------------------------------
+
+// Of blocks p * W .. of two q4_K or q5_K: d * scale and -dmin * minimum, both exact.
+template <int BYTES> inline void load_k_scales(const uint8_t * w, int, vf & d, vf & m) {
+    const __m128i s0 = k_scale_bytes(w), s1 = k_scale_bytes(w + BYTES);
+    const __m512  dm = _mm512_castps128_ps512(_mm_cvtph_ps(_mm_unpacklo_epi32(load_piece(w), load_piece(w + BYTES))));
+    const __m512i at = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
+    const __m512  dd = _mm512_permutexvar_ps(at, dm), mm = _mm512_permutexvar_ps(_mm512_add_epi32(at, _mm512_set1_epi32(1)), dm);
+    d = vf_mul(dd, vf_from(_mm512_cvtepu8_epi32(_mm_unpacklo_epi64(s0, s1))));
+    m = vf_mul(mm, vf_from(_mm512_sub_epi32(_mm512_setzero_si512(), _mm512_cvtepu8_epi32(_mm_unpackhi_epi64(s0, s1)))));
+}
+// Of the halves of blocks p * W .. of two q6_K.
+inline void load_q6_scales(const uint8_t * w, int, vf & even, vf & odd) {
+    const __m512i s0 = _mm512_cvtepi8_epi32(load_piece(w + 192)), s1 = _mm512_cvtepi8_epi32(load_piece(w + 210 + 192));
+    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512  d0 = _mm512_set1_ps(load_half(w + 208)), d1 = _mm512_set1_ps(load_half(w + 210 + 208));
+    const __m512  d = _mm512_mask_mov_ps(d0, 0xff00, d1);
+    even            = vf_mul(d, vf_from(_mm512_permutex2var_epi32(s0, at, s1)));
+    odd             = vf_mul(d, vf_from(_mm512_permutex2var_epi32(s0, _mm512_add_epi32(at, _mm512_set1_epi32(1)), s1)));
+}
+
+// --- axpy -------------------------------------------------------------------------------
 
 // d * (nibble - 8), 32 floats of one block: every value is one of sixteen.
 inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
@@ -84,54 +154,6 @@ inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
     const __m512i all = _mm512_cvtepu8_epi32(q);
     v[0]              = _mm512_permutexvar_ps(all, lut); // uses the low four bits of each lane
     v[1]              = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 4), lut);
-}
-
-
-// --- int32 sums ---------------------------------------------------------------
-
-using vi = __m512i;
-
-inline vi vi_load(const int32_t * p) { return _mm512_loadu_si512(p); }
-inline vf vf_from(vi a) { return _mm512_cvtepi32_ps(a); }
-inline vq vq_low(vq a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
-inline vq vq_high(vq a) { return vq_low(_mm512_srli_epi16(a, 4)); }
-// acc + sums of four neighbours' products, twice. a, b < 128.
-inline vi vi_dot2(vi acc, vq a, vq x, vq b, vq y) { return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(acc, a, x), b, y); }
-// Sums of four neighbours' products of signed bytes; minus_128 = -128 * sums of x.
-inline vi vi_dot_signed(const int32_t * minus_128, vq a, vq x) {
-    return _mm512_dpbusd_epi32(vi_load(minus_128), _mm512_xor_si512(a, _mm512_set1_epi8(-128)), x);
-}
-
-// --- scales of 32 blocks, spread over the dwords of their bytes (inlaid.h) -------------
-
-constexpr bool LANES_COUNT_FROM_FIRST = false;
-
-struct block_scales {
-    vf half[2];
-};
-
-// Of 16 blocks as halfs: the blocks of one 64-byte window at a time.
-template <int STRIDE> inline __m256i pick_halfs(const uint8_t * w) {
-    constexpr int WINDOW = 62 / STRIDE + 1, STEP = STRIDE / 2;
-    const __m512i lane = _mm512_set_epi16(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4,
-                                          3, 2, 1, 0);
-    __m512i       all  = _mm512_setzero_si512();
-    for (int b = 0; b < 16; b += WINDOW) {
-        const __mmask32 those = ((1u << WINDOW) - 1) << b;
-        const __m512i   word  = _mm512_mullo_epi16(_mm512_sub_epi16(lane, _mm512_set1_epi16(static_cast<int16_t>(b))), _mm512_set1_epi16(STEP));
-        all                   = _mm512_mask_permutexvar_epi16(all, those, word, _mm512_loadu_si512(w + b * STRIDE));
-    }
-    return _mm512_castsi512_si256(all);
-}
-// half at w + b * STRIDE, times x[b].
-template <int STRIDE> inline block_scales load_block_scales(const uint8_t * w, const float * x) {
-    block_scales s;
-    s.half[0] = _mm512_mul_ps(_mm512_cvtph_ps(pick_halfs<STRIDE>(w)), vf_load(x));
-    s.half[1] = _mm512_mul_ps(_mm512_cvtph_ps(pick_halfs<STRIDE>(w + 16 * STRIDE)), vf_load(x + 16));
-    return s;
-}
-inline vf vf_spread(const block_scales & s, int, const int32_t * lane) {
-    return _mm512_permutex2var_ps(s.half[0], vi_load(lane), s.half[1]);
 }
 
 } // namespace

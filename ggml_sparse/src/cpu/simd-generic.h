@@ -5,10 +5,12 @@
 namespace ggml_sparse {
 namespace {
 
-constexpr int W      = 8;
-constexpr int BLOCKS = 1;
+constexpr int W = 8;
 struct vf {
     float v[W];
+};
+struct vi {
+    int32_t v[W];
 };
 struct vq {
     int8_t v[W * 4];
@@ -62,72 +64,60 @@ inline vf vf_load_i8(const int8_t * p) {
     return vf_make([=](int i) { return static_cast<float>(p[i]); });
 }
 
-inline void load_scales(const uint8_t * w, int stride, int n, float * d) {
-    for (int i = 0; i < 16; ++i) {
-        ggml_fp16_t h = 0;
-        if (i < n) {
-            memcpy(&h, w + i * stride, sizeof(h));
-        }
-        d[i] = ggml_fp16_to_fp32(h);
-    }
+inline float load_half(const uint8_t * w) {
+    ggml_fp16_t h;
+    memcpy(&h, w, sizeof(h));
+    return ggml_fp16_to_fp32(h);
 }
-inline vf vf_spread(const float * d) { return vf_set1(d[0]); }
+// Halfs `STRIDE` bytes apart.
+template <int STRIDE> inline vf vf_load_halfs(const uint8_t * w) {
+    return vf_make([=](int i) { return load_half(w + i * STRIDE); });
+}
 
-inline vq vq_load(const int8_t * p) {
+// --- quants --------------------------------------------------------------------------
+
+template <typename F> inline vq vq_make(F f) {
+    vq r;
+    for (int i = 0; i < 4 * W; ++i) {
+        r.v[i] = static_cast<int8_t>(f(i));
+    }
+    return r;
+}
+inline vq vq_load(const void * p) {
     vq r;
     memcpy(r.v, p, sizeof(r.v));
     return r;
 }
-inline vq vq_sub(vq a, int c) {
-    for (int8_t & v : a.v) {
-        v = static_cast<int8_t>(v - c);
-    }
-    return a;
+inline vq vq_low(const vq & a) {
+    return vq_make([&](int i) { return a.v[i] & 15; });
 }
-inline vq vq_load_bytes(const uint8_t * w, int) {
-    vq r;
-    memcpy(r.v, w, sizeof(r.v));
-    return r;
+inline vq vq_high(const vq & a) {
+    return vq_make([&](int i) { return static_cast<uint8_t>(a.v[i]) >> 4; });
 }
-inline vq vq_load_nibbles(const uint8_t * w, int) {
-    vq r;
-    for (int i = 0; i < 16; ++i) {
-        r.v[i]      = static_cast<int8_t>(w[i] & 15);
-        r.v[i + 16] = static_cast<int8_t>(w[i] >> 4);
-    }
-    return r;
+inline vq vq_gather(const uint8_t * w, int stride) {
+    return vq_make([=](int i) { return w[i / 16 * stride + i % 16]; });
 }
-inline vq vq_add_high_bits(vq a, const uint8_t * w, int) {
-    uint32_t h;
-    memcpy(&h, w, sizeof(h));
-    for (int i = 0; i < 32; ++i) {
-        a.v[i] = static_cast<int8_t>(a.v[i] + (h >> i & 1) * 16);
-    }
-    return a;
+inline vq   vq_repeat(const uint8_t * w) { return vq_gather(w, 0); }
+inline void vq_split(const uint8_t * w, vq & a, vq & b) {
+    a = vq_gather(w, 32);
+    b = vq_gather(w + 16, 32);
 }
-inline vf vq_dot(const vq & a, const vq & b) {
-    return vf_make([&](int i) {
-        int s = 0;
-        for (int k = 4 * i; k < 4 * i + 4; ++k) {
-            s += a.v[k] * b.v[k];
-        }
-        return static_cast<float>(s);
-    });
+inline vq vq_add_16_where(const vq & a, const vq & bits, const vq & bit) {
+    return vq_make([&](int i) { return a.v[i] + (bits.v[i] & bit.v[i] ? 16 : 0); });
 }
-inline vf vq_dot_from(const vq & a, int c, const vq & b) { return vq_dot(vq_sub(a, c), b); }
-
-inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
-    const vq q = vq_sub(vq_load_nibbles(w, 0), 8);
-    for (int k = 0; k < 32 / W; ++k) {
-        v[k] = vf_mul(vf_set1(d), vf_load_i8(q.v + k * W));
-    }
+inline void vq_add_fifth_bits(const uint8_t * w, int stride, vq & a, vq & b) {
+    auto bit = [=](int i) { return w[i / 16 * stride + i % 16 / 8] >> i % 8 & 1; };
+    auto far = [=](int i) { return w[i / 16 * stride + 2 + i % 16 / 8] >> i % 8 & 1; };
+    a        = vq_make([&](int i) { return a.v[i] + 16 * bit(i); });
+    b        = vq_make([&](int i) { return b.v[i] + 16 * far(i); });
+}
+inline void vq_load_six_bits(const uint8_t * w, int half, int i, vq & a, vq & b) {
+    const uint8_t *low = w + 64 * half + i, *high = w + 128 + 32 * half;
+    a = vq_make([=](int k) { return (low[k] & 15) | (high[(i + k) % 32] >> (i + k) / 32 * 2 & 3) << 4; });
+    b = vq_make([=](int k) { return low[k] >> 4 | (high[(i + k) % 32] >> (4 + (i + k) / 32 * 2) & 3) << 4; });
 }
 
-// --- int32 sums ---------------------------------------------------------------
-
-struct vi {
-    int32_t v[W];
-};
+// --- int32 sums ----------------------------------------------------------------------
 
 template <typename F> inline vi vi_make(F f) {
     vi r;
@@ -136,55 +126,80 @@ template <typename F> inline vi vi_make(F f) {
     }
     return r;
 }
-inline int dot_of_four(const int8_t * a, const int8_t * b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]; }
-
 inline vi vi_load(const int32_t * p) {
-    vi r;
-    memcpy(r.v, p, sizeof(r.v));
-    return r;
+    return vi_make([=](int i) { return p[i]; });
+}
+inline vi vi_sub(const vi & a, const vi & b) {
+    return vi_make([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline vi vi_shift_left(const vi & a, int n) {
+    return vi_make([&](int i) { return a.v[i] * (1 << n); });
 }
 inline vf vf_from(const vi & a) {
     return vf_make([&](int i) { return static_cast<float>(a.v[i]); });
 }
-inline vq vq_low(vq a) {
-    for (int8_t & v : a.v) {
-        v &= 15;
+inline vi vi_dot(const vq & a, const vq & x) {
+    return vi_make([&](int i) {
+        const int8_t *p = a.v + 4 * i, *q = x.v + 4 * i;
+        return p[0] * q[0] + p[1] * q[1] + p[2] * q[2] + p[3] * q[3];
+    });
+}
+inline vi vi_dot2(const vq & a, const vq & x, const vq & b, const vq & y) {
+    const vi p = vi_dot(a, x), q = vi_dot(b, y);
+    return vi_make([&](int i) { return p.v[i] + q.v[i]; });
+}
+
+constexpr int SIGNED_SHIFT = 0;
+inline vi     vi_dot2_signed(const vq & a, const vq & x, const vq & b, const vq & y) { return vi_dot2(a, x, b, y); }
+inline vi     vi_transpose_add(const vi & a, const vi & b, const vi & c, const vi & d) {
+    const vi * const v[4] = {&a, &b, &c, &d};
+    return vi_make([&](int i) {
+        const int32_t * p = v[i % 4]->v + i / 4 * 4;
+        return p[0] + p[1] + p[2] + p[3];
+    });
+}
+inline vi vi_pairs_in_order(const vi & a) {
+    constexpr int at[W] = {0, 1, 4, 5, 2, 3, 6, 7};
+    return vi_make([&](int i) { return a.v[at[i]]; });
+}
+inline void vi_even_odd(const vi * low, const vi * high, vi & even, vi & odd) {
+    // lanes of each half are pieces 0 4 2 6  1 5 3 7
+    const vi      first = vi_transpose_add(low[0], high[0], low[1], high[1]), second = vi_transpose_add(low[2], high[2], low[3], high[3]);
+    constexpr int at[4] = {0, 2, 1, 3};
+    auto          pick  = [&](int i) { return i < 4 ? first.v[at[i]] : second.v[at[i - 4]]; };
+    auto          last  = [&](int i) { return i < 4 ? first.v[4 + at[i]] : second.v[4 + at[i - 4]]; };
+    even                = vi_make(pick);
+    odd                 = vi_make(last);
+}
+
+// --- scales of 256-wide blocks ---------------------------------------------------------
+
+// Six-bit scale j and minimum j of a q4_K or q5_K block, from the twelve bytes behind d and dmin.
+inline int k_scale(const uint8_t * s, int j) { return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4; }
+inline int k_minimum(const uint8_t * s, int j) { return j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4; }
+
+// Of blocks p * W .. of two q4_K or q5_K: d * scale and -dmin * minimum, both exact.
+template <int BYTES> inline void load_k_scales(const uint8_t * w, int p, vf & d, vf & m) {
+    const uint8_t * ws = w + p * BYTES;
+    const float     dd = load_half(ws), mm = -load_half(ws + 2);
+    d = vf_make([=](int i) { return dd * static_cast<float>(k_scale(ws + 4, i)); });
+    m = vf_make([=](int i) { return mm * static_cast<float>(k_minimum(ws + 4, i)); });
+}
+// Of the halves of blocks p * W .. of two q6_K.
+inline void load_q6_scales(const uint8_t * w, int p, vf & even, vf & odd) {
+    const uint8_t * ws = w + p * 210;
+    const float     d  = load_half(ws + 208);
+    even               = vf_make([=](int i) { return d * static_cast<float>(static_cast<int8_t>(ws[192 + 2 * i])); });
+    odd                = vf_make([=](int i) { return d * static_cast<float>(static_cast<int8_t>(ws[193 + 2 * i])); });
+}
+
+// --- axpy -------------------------------------------------------------------------------
+
+// d * (nibble - 8), 32 floats of one block.
+inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
+    for (int k = 0; k < 32 / W; ++k) {
+        v[k] = vf_make([=](int i) { return d * static_cast<float>((w[(k * W + i) % 16] >> (k * W + i) / 16 * 4 & 15) - 8); });
     }
-    return a;
-}
-inline vq vq_high(vq a) {
-    for (int8_t & v : a.v) {
-        v = static_cast<int8_t>(static_cast<uint8_t>(v) >> 4);
-    }
-    return a;
-}
-// acc + sums of four neighbours' products, twice. a, b < 128.
-inline vi vi_dot2(const vi & acc, const vq & a, const vq & x, const vq & b, const vq & y) {
-    return vi_make([&](int i) { return acc.v[i] + dot_of_four(a.v + 4 * i, x.v + 4 * i) + dot_of_four(b.v + 4 * i, y.v + 4 * i); });
-}
-inline vi vi_dot_signed(const int32_t *, const vq & a, const vq & x) {
-    return vi_make([&](int i) { return dot_of_four(a.v + 4 * i, x.v + 4 * i); });
-}
-
-// --- scales of 32 blocks, spread over the dwords of their bytes (inlaid.h) -------------
-
-constexpr bool LANES_COUNT_FROM_FIRST = false;
-
-struct block_scales {
-    float d[32];
-};
-
-template <int STRIDE> inline block_scales load_block_scales(const uint8_t * w, const float * x) {
-    block_scales s;
-    for (int b = 0; b < 32; ++b) {
-        ggml_fp16_t h;
-        memcpy(&h, w + b * STRIDE, sizeof(h));
-        s.d[b] = ggml_fp16_to_fp32(h) * x[b];
-    }
-    return s;
-}
-inline vf vf_spread(const block_scales & s, int, const int32_t * lane) {
-    return vf_make([&](int i) { return s.d[lane[i]]; });
 }
 
 } // namespace
