@@ -237,7 +237,9 @@ def _write(store: Store, source: Source) -> int:
 
 def _parents_first(drafts: list[Draft]) -> list[Draft]:
     """Drafts in the file's order, except that none stands before its parent. A cycle is an error."""
-    by_key, ordered, done = {draft.key: draft for draft in drafts}, [], set()
+    by_key = {draft.key: draft for draft in drafts}
+    ordered: list[Draft] = []
+    done: set[str] = set()
     if len(by_key) < len(drafts):
         raise _broken("two messages with one id")
     for draft in drafts:

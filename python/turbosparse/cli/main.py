@@ -17,6 +17,7 @@ from ..errors import EXIT_CANCELLED, EXIT_MEMORY
 # name -> what the list of commands says; the module turbosparse.cli.<name> has `command`
 COMMANDS = {
     "generate": "Continue a text, or answer a message.",
+    "serve": "Answer over HTTP, as OpenAI's API and llama-server do.",
     "perplexity": "Measure a model on a text.",
     "convert": "Make a GGUF file from a checkpoint.",
     "inspect": "Explain a GGUF file.",

@@ -171,6 +171,7 @@ class Token:
         sparsity: of the evaluation that gave this token (for the first one: of the prompt);
             None when the model is not sparse. `tokens` in it says how many tokens that
             evaluation covered: above 1 when requests shared it, and then it is their mean.
+            A long prompt is evaluated in pieces; the first token then has that of the last piece.
     """
 
     id: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -110,25 +110,44 @@ def _server(app: Starlette) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def serve(app: Starlette, listening: socket.socket, ready: Callable[[str], None] | None = None) -> None:
+def serve(
+    app: Starlette,
+    listening: socket.socket,
+    ready: Callable[[str], None] | None = None,
+    start: Callable[[], Awaitable[object]] | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
         listening: of `bind`; is closed at the end.
-        ready: called with the URL once requests are answered.
+        ready: called with the URL once requests are answered and `start` has ended.
+        start: awaited while requests are answered already, for what takes long: they see an engine
+            that is loading. Its error ends the server and is raised.
     """
-    server = _server(app)
+    with listening:
+        asyncio.run(_serve(app, listening, ready, start))
 
-    async def run() -> None:
-        task = asyncio.ensure_future(server.serve(sockets=[listening]))
-        while not server.started and not task.done():
-            await asyncio.sleep(0.01)
+
+async def _serve(
+    app: Starlette,
+    listening: socket.socket,
+    ready: Callable[[str], None] | None,
+    start: Callable[[], Awaitable[object]] | None,
+) -> None:
+    server = _server(app)
+    task = asyncio.ensure_future(server.serve(sockets=[listening]))
+    while not server.started and not task.done():
+        await asyncio.sleep(0.01)
+    try:
+        if server.started and start is not None:
+            await start()
         if server.started and ready is not None:
             ready(url(listening))
+    except BaseException:
+        server.should_exit = True
         await task
-
-    with listening:
-        asyncio.run(run())
+        raise
+    await task
 
 
 @contextmanager

@@ -20,13 +20,18 @@ def data_directory() -> Path:
     return directory
 
 
+def token_path() -> Path:
+    """Where stored_token keeps it unless told otherwise."""
+    return data_directory() / "token"
+
+
 def stored_token(path: Path | None = None) -> str:
-    """The token in `path` (default: data_directory()/token), made when the file is missing.
+    """The token in `path` (default: token_path()), made when the file is missing.
 
     Raises:
         FileError: it cannot be read or written, others can read it, or it holds no token.
     """
-    path = path or data_directory() / "token"
+    path = path or token_path()
     try:
         _create(path)
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
