@@ -146,6 +146,15 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_model_load(
         struct ggml_sparse_model ** model, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API void ggml_sparse_model_free(struct ggml_sparse_model * model) GGML_SPARSE_NOEXCEPT;
 
+// A loaded model is read through the file's mapping: nothing is copied, processes share the pages,
+// and a file larger than memory works. Memory of huge pages is read up to half again as fast. This
+// call copies the file there; no pointer changes. Without `force` it does so only when the file is
+// large enough to matter and takes at most two thirds of the memory that is available. *resident
+// (or NULL) tells where the weights are afterwards. On an error they stay mapped: ERR_MEMORY
+// (needed, available), ERR_FILE. No context of the model may be evaluating meanwhile.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_model_make_resident(
+        struct ggml_sparse_model * model, bool force, bool * resident, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
 GGML_SPARSE_API void ggml_sparse_model_get_info(
         const struct ggml_sparse_model * model, struct ggml_sparse_model_info * info) GGML_SPARSE_NOEXCEPT;
 // ERR_ARGUMENT when il is not in [0, n_layer).

@@ -30,7 +30,7 @@ def private():
 small, large = sys.argv[1:]
 turbosparse.Model(small, n_ctx=16, n_threads=1).close()  # the host's libraries are in memory now
 before = private()
-model = turbosparse.Model(large, n_ctx=16, n_threads=1)
+model = turbosparse.Model(large, n_ctx=16, n_threads=1, memory="mapped")
 model.eval([1, 2, 3])
 print(model.info.bytes_rest, private() - before)
 """
