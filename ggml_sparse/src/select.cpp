@@ -32,9 +32,9 @@ void select_mask(const row_reader & fc2, const prepared_columns & hidden, float 
 
 // --- fc2 by hidden unit ------------------------------------------------------------
 
-static constexpr int64_t N_LOGIT = 8192; // floats of logits that a thread holds
-static constexpr int64_t N_ALIGN = 256;  // slices end at a block's edge, whatever the type
-static constexpr int     N_AHEAD = 4;    // rows prefetched ahead of the one that is added
+static constexpr int64_t N_LOGIT     = 8192; // floats of logits that a thread holds
+static constexpr int64_t N_ALIGN     = 256;  // slices end at a block's edge, whatever the type
+static constexpr int     N_ROW_AHEAD = 4;    // rows prefetched ahead of the one that is added
 
 int64_t select_slice(int64_t n_ff, int n, int n_thread) {
     const int64_t fair = (n_ff + 2 * n_thread - 1) / (2 * n_thread);
@@ -63,7 +63,7 @@ static uint64_t add_rows(const row_reader & fc2_t, const float * hidden, int n, 
     const int64_t r     = fc2_t.n_row();
     uint64_t      n_row = 0;
     for (int64_t i = 0, ahead = 0, n_ahead = 0; i < r; ++i) {
-        for (; ahead < r && n_ahead < N_AHEAD; ++ahead) {
+        for (; ahead < r && n_ahead < N_ROW_AHEAD; ++ahead) {
             if (hidden[ahead] != 0.0f) { // of the first column: the others are no worse off without
                 fc2_t.prefetch(ahead, j0, j1);
                 ++n_ahead;
