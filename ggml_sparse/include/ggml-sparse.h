@@ -285,7 +285,7 @@ struct ggml_sparse_layer_stats {
     uint64_t n_active;   // neurons whose product was not zero
     uint64_t rows_gate, rows_up, rows_down; // rows computed, over all columns
     uint64_t bytes_ffn;       // row bytes of the above
-    uint64_t bytes_predictor; // fc1, fc2 bytes, over all columns
+    uint64_t bytes_predictor; // fc1, fc2 bytes, over all columns; of fc2_t the rows read
 };
 
 struct ggml_sparse_stats { // one llama_decode batch
@@ -435,6 +435,8 @@ struct ggml_sparse_ffn {
     struct ggml_sparse_matrix gate, up, down_t; // {n_embd, n_ff}; gate.data NULL for RELU
     struct ggml_sparse_matrix fc1, fc2;         // {n_embd, r}, {r, n_ff}; data NULL = no predictor
     const float * pred_in_scale;                // [n_embd] or NULL
+    // fc2 by hidden unit, {n_ff, r}: instead of fc2, which is then NULL. Rows of units that are zero are not read.
+    struct ggml_sparse_matrix fc2_t;
 };
 
 // y[t, :] = ffn(x[t, :])   x, y [n_tokens, n_embd]; mask (or NULL) receives [n_tokens, n_ff],
