@@ -242,6 +242,7 @@ class Model:
         self.path = Path(path)
         self._open = True
         self._tokens: list[int] = []
+        self._turn = 0  # of generations
         self._model_handle = _load(path, check_tensors)
         self.info = _info(self._model_handle)
         self.layers = _layers(self._model_handle, self.info.n_layer)
@@ -433,6 +434,42 @@ class Model:
     def reset(self) -> None:
         """Forget the sequence."""
         self.truncate(0)
+
+    def take_turn(self) -> int:
+        """The sequence's number for the generation that has just evaluated its prompt; see check_turn."""
+        self._turn += 1
+        return self._turn
+
+    def check_turn(self, turn: int) -> None:
+        """ArgumentError when another generation has begun since: the sequence is no longer the caller's."""
+        if turn != self._turn:
+            raise ArgumentError(
+                "another generation has begun on this model, which has one sequence; finish a stream before the "
+                "next, or open a second Model",
+                where="stream",
+                expected="one generation at a time",
+                found="two",
+            )
+
+    def hidden_states(self, tokens: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """Hidden states after the last norm, of `tokens` as a fresh sequence: float32 [n_tokens, n_embd].
+
+        The sequence so far is forgotten. ContextOverflowError when they do not fit the context.
+        """
+        ids, error = self._ids(tokens), native.new_error()
+        out = np.empty((len(ids), self.info.n_embd), dtype=np.float32)
+        context, states = self._context, ffi.from_buffer("float[]", out, require_writable=True)
+        pointer = ffi.from_buffer("int32_t[]", ids)
+
+        def evaluate() -> int:
+            return int(lib.ggml_sparse_context_embed(context, pointer, len(ids), states, error))
+
+        self._tokens = []
+        self._turn += 1
+        with on_interrupt(self.cancel):
+            status = self.canceller.run(evaluate, lib.GGML_SPARSE_ERR_CANCELLED)
+        native.check(status, error)
+        return out
 
     def cancel(self) -> None:
         """Stop the evaluation or generation under way; without effect when there is none. Any thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -63,7 +64,8 @@ def shards_dir(tmp_path_factory, source):
 
 def write_cache(monkeypatch, source_dir, shards_dir, out, *more):
     sizes = ("--parts", "3", "--windows", "4", "--seq", "16", "--states", "1,3")
-    monkeypatch.setattr(sys, "argv", ["cache", str(source_dir), "--data", str(shards_dir), "-o", str(out), *sizes, *more])
+    head = ("cache", str(source_dir), "--data", str(shards_dir), "-o", str(out))
+    monkeypatch.setattr(sys, "argv", [*head, *sizes, *more])
     return teacher_cache.main()
 
 
@@ -209,7 +211,8 @@ def test_another_teacher_leads_the_whole_stage(source_dir, source, shards_dir, t
 
 
 def test_a_window_of_another_length_is_refused(source_dir, shards_dir, cache_dir, tmp_path, monkeypatch, capsys):
-    assert call(monkeypatch, source_dir, shards_dir, tmp_path / "o", "--teacher-cache", str(cache_dir), "--seq", "8") == 2
+    more = ("--teacher-cache", str(cache_dir), "--seq", "8")
+    assert call(monkeypatch, source_dir, shards_dir, tmp_path / "o", *more) == 2
     assert "--seq 16" in capsys.readouterr().err
 
 
@@ -241,7 +244,7 @@ def test_the_layer_that_does_nothing_goes_first(source):
     left = prune(pruner, 2, lambda _: None)
     assert len(left) == 2
     assert 2 not in left
-    assert prune(pruner, 2, lambda _: None, without=[0]) == [i for i in (1, 3)]
+    assert prune(pruner, 2, lambda _: None, without=[0]) == [1, 3]
     pair = pruner.cheapest([0, 1, 3])[1]
     assert pair == pytest.approx(min(pruner.divergence(k) for k in ([1, 3], [0, 3], [0, 1])), rel=1e-5)
 
@@ -330,3 +333,56 @@ def test_teachers_must_share_the_vocabulary(source):
     other = dataclasses.replace(source, config=dataclasses.replace(source.config, vocab_size=400))
     with pytest.raises(SourceError, match="vocab_size is 400"):
         source.check_teacher(other)
+
+
+# --- lack of memory and space ---------------------------------------------------------
+
+
+def no_memory(*_):
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+
+def test_the_cache_says_what_to_lower(source_dir, shards_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(teacher_cache, "answer", no_memory)
+    assert write_cache(monkeypatch, source_dir, shards_dir, tmp_path / "c", "--batch", "2") == 7
+    assert "2 windows of 16 tokens: lower --batch" in capsys.readouterr().err
+
+
+def test_talks_say_what_to_lower(source_dir, shards_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(instruct, "write_talks", no_memory)
+    monkeypatch.setattr(instruct, "read_markers", lambda *_: MARKERS)
+    whole = open_source(source_dir)
+    plain = dataclasses.make_dataclass("Plain", ["sha256", "encode_plain"])(None, None)
+    monkeypatch.setattr("turbosparse.train.source.open_source", lambda _: dataclasses.replace(whole, tokenizer=plain))
+    args = ["i", str(source_dir), "--data", str(shards_dir), "-o", str(tmp_path / "t"), "--rows", "7"]
+    monkeypatch.setattr(sys, "argv", args)
+    assert instruct.main() == 7
+    assert "7 contexts of 257 tokens: lower --rows" in capsys.readouterr().err
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from turbosparse.train import drelu
+from turbosparse.train.faults import reported
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+"""
+STATE = "sys.argv = {argv!r}\nsys.exit(drelu.main())"
+CHECKPOINT = """
+from turbosparse.torch import save
+from turbosparse.train.source import open_source
+sys.exit(reported(lambda: save(open_source(Path({argv[1]!r})).model(), {argv[3]!r})))
+"""
+
+
+@pytest.mark.parametrize("command", [STATE, CHECKPOINT])
+def test_a_full_disk_is_said(source_dir, shards_dir, tmp_path, command):
+    """A file size limit stands for it: the error is of the same kind."""
+    argv = ["drelu", str(source_dir), "-o", str(tmp_path / "out"), "--data", str(shards_dir), "--steps", "1"]
+    argv += ["--seq", "16", "--batch", "1", "--threads", "1"]
+    code = LIMITED + command.format(argv=argv)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "error: " in done.stderr
+    assert "run" in done.stderr
+    assert "Traceback" not in done.stderr

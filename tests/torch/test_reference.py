@@ -90,8 +90,10 @@ def test_it_prunes_heals_trains_both_and_compares(source_dir, shards_dir, tmp_pa
 
 def test_a_part_that_fails_ends_it(source_dir, shards_dir, tmp_path, called, monkeypatch, capsys):
     (shards_dir / "words.bin").unlink()
-    with pytest.raises(Exception, match=r"words.bin"):
+    with pytest.raises(SystemExit) as caught:
         run(monkeypatch, source_dir, shards_dir, tmp_path / "out", 0.01)
+    assert caught.value.code == 4
+    assert "words.bin" in capsys.readouterr().err
     assert called == ["prune"]
 
 

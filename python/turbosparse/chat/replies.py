@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..errors import ArgumentError, UnsupportedModelError
-from ..server.engine import Done, Engine, Request
+from ..server.engine import Done, Engine, Job, Request
 from .live import Live
 from .prompts import request_for, same_again, sampling
 from .records import Conversation, Message, Status
@@ -52,17 +53,22 @@ class Replies:
             raise ArgumentError("a user message answers a reply, not another user message", where="parent_id")
         draft = _draft(conversation, parent, content)
         request = request_for(self._store, self._engine, chosen, [*history, draft])
-        user = await _thread(self._store.add, conversation, "user", content, parent=parent)
-        if not chosen.title:
-            await _thread(self._store.update, conversation, title=title_of(content))
-        return user, await self._start(chosen, user, request)
+        job = self._engine.submit(request)  # first: what is refused is not kept
+        with _cancelling(job):
+            user = await _thread(self._store.add, conversation, "user", content, parent=parent)
+            if not chosen.title:
+                await _thread(self._store.update, conversation, title=title_of(content))
+            return user, await self._begin(user, job, request)
 
     async def regenerate(self, message: int) -> Message:
         """Another answer beside reply `message` (or below the user's message, if it has none)."""
         given = await _thread(self._store.message, message)
         asked = given if given.role == "user" else await self._parent(given)
         conversation, history = await self._history(asked)
-        return await self._start(conversation, asked, request_for(self._store, self._engine, conversation, history))
+        request = request_for(self._store, self._engine, conversation, history)
+        job = self._engine.submit(request)
+        with _cancelling(job):
+            return await self._begin(asked, job, request)
 
     async def proceed(self, message: int) -> Message:
         """Go on with reply `message` where it ended."""
@@ -72,10 +78,12 @@ class Replies:
         asked = await self._parent(given)
         conversation, history = await self._history(asked)
         request = request_for(self._store, self._engine, conversation, history, begun=given)
-        old = await _thread(self._store.trace, message) or []
-        kept = old if "".join(row[1] for row in old) == given.content else []
-        await _thread(self._store.write, message, given.content)
-        self._run(message, Live(self._engine.submit(request), prefix=given.content), request, self._keep(given, kept))
+        job = self._engine.submit(request)
+        with _cancelling(job):
+            old = await _thread(self._store.trace, message) or []
+            kept = old if "".join(row[1] for row in old) == given.content else []
+            await _thread(self._store.write, message, given.content)
+        self._run(message, Live(job, prefix=given.content), request, self._keep(given, kept))
         return await _thread(self._store.message, message)
 
     async def compare(self, message: int, mode: str) -> None:
@@ -118,15 +126,9 @@ class Replies:
                 return event.prompt_sparsity.active_frac, event.prompt_sparsity.tokens
         raise UnsupportedModelError("this model has no counters of active neurons", where="mode", found=mode)
 
-    async def _start(self, conversation: Conversation, asked: Message, request: Request) -> Message:
-        job = self._engine.submit(request)
-        try:
-            reply = await _thread(
-                self._store.add, conversation.id, "assistant", "", parent=asked.id, status="streaming"
-            )
-        except BaseException:
-            job.cancel()
-            raise
+    async def _begin(self, asked: Message, job: Job, request: Request) -> Message:
+        store, parent = self._store, asked.id
+        reply = await _thread(store.add, asked.conversation_id, "assistant", "", parent=parent, status="streaming")
         self._run(reply.id, Live(job), request, self._keep(reply, []))
         return reply
 
@@ -222,6 +224,16 @@ class Replies:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextmanager
+def _cancelling(job: Job) -> Iterator[None]:
+    """A job that nobody will read must not run on."""
+    try:
+        yield
+    except BaseException:
+        job.cancel()
+        raise
 
 
 def title_of(content: str) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import webbrowser
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,8 +27,7 @@ def _webview(url: str) -> bool:
     if find_spec("webview") is None:
         return False
     try:
-        import webview
-
+        webview = import_module("webview")
         webview.create_window(TITLE, url, width=SIZE[0], height=SIZE[1])
         webview.start(private_mode=True)
     except Exception as error:  # no display, no toolkit: each platform has exceptions of its own

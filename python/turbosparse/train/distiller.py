@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import time
@@ -21,10 +20,11 @@ from turbosparse.torch.decoder import CausalLM
 from turbosparse.torch.layers import drelu, swiglu
 from turbosparse.train.drelu_recipe import STAGES, DreluRecipe
 from turbosparse.train.end_to_end import Compared, compare
-from turbosparse.train.faults import DiskFullError, DivergedError, OutOfMemoryError, SettingsError
+from turbosparse.train.faults import DiskFullError, DivergedError, SettingsError, is_full
 from turbosparse.train.ffn_distill import Blend, Knobs, distill_ffns
 from turbosparse.train.guide import Guide, LiveGuide
 from turbosparse.train.losses import Controller, Meter
+from turbosparse.train.memory import lower_instead
 from turbosparse.train.source import Source
 from turbosparse.train.surgery import canonicalise_signs, swap_errors
 from turbosparse.train.team import Team
@@ -95,17 +95,12 @@ class Distiller:
         local = self._enter_stage()
         lr, rows = self._set_lr(local), self._rows()
         target = self.recipe.zero_target_at(self.stage, local, float(np.mean(self.surgery["zero_rate"])))
-        try:
+        with lower_instead(
+            f"not enough memory for batches of {self.recipe.batch} x {self.recipe.n_tokens} tokens: lower --batch "
+            "(or --seq), and run again with --resume",
+            batch=self.recipe.batch, n_tokens=self.recipe.n_tokens,
+        ):  # fmt: skip
             local_measured, local_zeros = self._learn(rows, local)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_memory_error(error):
-                raise
-            raise OutOfMemoryError(
-                f"not enough memory for batches of {self.recipe.batch} x {self.recipe.n_tokens} tokens: lower --batch "
-                "(or --seq), and run again with --resume",
-                batch=self.recipe.batch,
-                n_tokens=self.recipe.n_tokens,
-            ) from error
         measured, zeros = self._together(local_measured, local_zeros)
         self._check_finite(measured, local_measured, rows)
         self.optimizer.step()
@@ -139,7 +134,7 @@ class Distiller:
             os.replace(part, file)
         except (OSError, RuntimeError) as error:
             part.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if isinstance(error, OSError) and not is_full(error):
                 raise
             raise DiskFullError(
                 f"{file}: the state could not be written ({error}); the one before it is intact. Free about "
@@ -344,9 +339,3 @@ class Distiller:
             self.device.type, self.dtype if enabled else torch.bfloat16, enabled=enabled
         )
         return cast
-
-
-def _is_memory_error(error: BaseException) -> bool:
-    text = str(error).lower()
-    texts = ("allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in text for t in texts)

@@ -7,15 +7,14 @@ model learns the teacher's distribution; then predictors are trained along and a
 that `turbosparse convert` takes; OUT/train the state, log.csv, curves.svg and report.json. A run that was interrupted
 in any way goes on with --resume; with --steps it gives the very same result, with --minutes the same up to timing.
 
-Several GPUs or machines: `torchrun --nproc-per-node 4 -m turbosparse.train.drelu ...`, or `accelerate launch`; --batch is
-per process, gradients are averaged, rank 0 writes. Exit codes: 2 usage, 3 unsupported source, 4 bad text, 5 disk full, 7 out of memory,
-8 diverged.
+Several GPUs or machines: `torchrun --nproc-per-node 4 -m turbosparse.train.drelu ...`, or `accelerate launch -m`;
+--batch is per process, gradients are averaged, rank 0 writes. Exit codes: 2 usage, 3 unsupported source, 4 bad text,
+5 disk full, 7 out of memory, 8 diverged.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import math
 import os
@@ -168,6 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--zero-target", type=float, default=0.88, help="share of neurons that should be zero")
     p.add_argument("--zero-gain", type=float, default=0.3, help="of the feedback; short runs need more")
     p.add_argument("--rank", type=int, default=96, help="of the predictors")
+    p.add_argument(
+        "--warm", type=float, default=0.3, help="share of the last stage before its predictors' mask is applied"
+    )
     p.add_argument("--anneal", type=float, default=0.5, help="share of the first stage; 0 swaps the activation at once")
     p.add_argument("--last-mix", type=json.loads, metavar="JSON", help='stream weights in the last stage: {"chat": 1}')
     p.add_argument("--seed", type=int, default=1)
@@ -193,6 +195,7 @@ def _recipe(args: argparse.Namespace, on_gpu: bool) -> Any:
         zero_gain=args.zero_gain,
         rank=args.rank,
         anneal=args.anneal,
+        warm=args.warm,
         seed=args.seed,
     )
 
@@ -309,21 +312,16 @@ def _finish(
 
 def main() -> int:
     """Command line."""
+    from turbosparse.train.faults import reported
+
     args = _parser().parse_args()
     stopper = Stopper()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stopper)
     try:
-        return run(args, stopper)
+        return reported(lambda: run(args, stopper))
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        code = 5 if full else getattr(error, "exit_code", None)
-        if not isinstance(code, int):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return code
 
 
 if __name__ == "__main__":

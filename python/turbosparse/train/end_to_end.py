@@ -32,7 +32,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Compared:
-    """Scalars with gradient: mean KL(teacher || student) in nats per token, mean token_error of the residual streams."""
+    """Scalars with gradient: mean KL(teacher || student) in nats per token, mean token_error of the residuals."""
 
     kl: Tensor
     hidden: Tensor

@@ -24,7 +24,7 @@ from turbosparse.torch.decoder import CausalLM
 from turbosparse.torch.layers import Run
 from turbosparse.train.drelu_report import loss, windows
 from turbosparse.train.evaluate import Counter, layer_table, predictor_ranks
-from turbosparse.train.faults import SettingsError, TrainError
+from turbosparse.train.faults import SettingsError, reported
 from turbosparse.train.shards import Shards
 from turbosparse.train.surgery import TEACHER
 
@@ -111,14 +111,14 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
 def main() -> int:
     """Command line."""
     args = _parser().parse_args()
-    try:
+
+    def command() -> int:
         found = run(args, lambda line: print(line, flush=True))
-    except TrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return 0
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return 0
+
+    return reported(command)
 
 
 if __name__ == "__main__":

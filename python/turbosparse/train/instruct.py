@@ -1,4 +1,4 @@
-"""Dialogues that a chat model writes itself, as shards: `python -m turbosparse.train.instruct SRC --data SHARDS -o OUT`.
+"""Dialogues that a chat model writes itself: `python -m turbosparse.train.instruct SRC --data SHARDS -o OUT`.
 
 SRC is a ChatML model (the teacher), SHARDS a directory of tokens made for it. Each window is one context: half of the
 talks begin with a user's first words from the permissive dialogue stream of SHARDS, half with words that the model
@@ -23,8 +23,9 @@ import numpy.typing as npt
 import torch
 
 from turbosparse.torch.decoder import CausalLM
-from turbosparse.train.faults import SettingsError, TrainError
+from turbosparse.train.faults import SettingsError, reported
 from turbosparse.train.lockstep import Lockstep, pick
+from turbosparse.train.memory import lower_instead
 from turbosparse.train.shards import Shards, ShardWriter
 from turbosparse.train.surgery import TEACHER
 
@@ -141,7 +142,8 @@ def write_shards(shards: Shards, rows: npt.NDArray[np.int64], out: Path, weight:
     if join:
         writer.take(shards)
     about = {"licence": "as the model's", "package": "written by the teacher", "weight": weight}
-    writer.add(STREAM, rows[held:].ravel(), rows[:held].ravel(), **about)
+    ids = rows.astype(np.uint32)
+    writer.add(STREAM, ids[held:].ravel(), ids[:held].ravel(), **about)
     writer.close()
 
 
@@ -166,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     return p
 
 
-def run(args: argparse.Namespace, say: Callable[[str], None]) -> None:
+def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     """The command."""
     from turbosparse.train.source import open_source
 
@@ -180,23 +182,22 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> None:
     seeds = first_words(shards.streams[args.seeds], markers) if args.seeds in shards.streams else []
     say(f"{len(seeds)} first words in stream {args.seeds}")
     model = source.model().to(device, torch.float32 if device == "cpu" else torch.bfloat16).eval()
-    made, start = [], time.monotonic()
+    made: list[npt.NDArray[np.int64]] = []
+    start = time.monotonic()
     while sum(part.size for part in made) < args.tokens and (time.monotonic() - start) / 60 < args.minutes:
-        made.append(write_talks(model, markers, seeds, args.rows, args.seq, args.seed + len(made), args.temp, args.top_k))
+        with lower_instead(f"not enough memory for {args.rows} contexts of {args.seq} tokens: lower --rows"):
+            sizes = (args.rows, args.seq, args.seed + len(made))
+            made.append(write_talks(model, markers, seeds, *sizes, args.temp, args.top_k))
         n = sum(part.size for part in made)
         say(f"{n} tokens, {n / (time.monotonic() - start):.0f} per second")
         write_shards(shards, np.concatenate(made), args.out, args.weight, args.join)
+    return 0
 
 
 def main() -> int:
     """Command line."""
     args = _parser().parse_args()
-    try:
-        run(args, lambda line: print(line, flush=True))
-    except TrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return reported(lambda: run(args, lambda line: print(line, flush=True)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ argument for `turbosparse.train.drelu --keep-layers`.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.nn import functional
 from turbosparse.torch.decoder import CausalLM
 from turbosparse.torch.layers import rope_tables
 from turbosparse.train.drelu import layer_list
+from turbosparse.train.faults import reported
 from turbosparse.train.surgery import TEACHER
 
 
@@ -67,9 +69,7 @@ class Pruner:
         return float(functional.kl_div(ours, self.target.flatten(0, 1), log_target=True, reduction="batchmean"))
 
 
-def prune(
-    pruner: Pruner, n_keep: int, say: Callable[[str], None] = print, without: Sequence[int] = ()
-) -> list[int]:
+def prune(pruner: Pruner, n_keep: int, say: Callable[[str], None] = print, without: Sequence[int] = ()) -> list[int]:
     """The layers left when all but `n_keep` were removed, in order; those of `without` are gone from the start."""
     keep = [i for i in range(len(pruner.layers)) if i not in set(without)]
     while len(keep) > n_keep:
@@ -79,11 +79,7 @@ def prune(
     return keep
 
 
-def main() -> None:
-    """Command line."""
-    from turbosparse.train.shards import Shards
-    from turbosparse.train.source import open_source
-
+def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="turbosparse.train.prune", description=__doc__, formatter_class=raw)
     p.add_argument("source", type=Path, help="Hugging Face directory or GGUF file of a SwiGLU model")
@@ -96,7 +92,14 @@ def main() -> None:
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--device", default="auto")
     p.add_argument("--threads", type=int, default=1)
-    args = p.parse_args()
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command."""
+    from turbosparse.train.shards import Shards
+    from turbosparse.train.source import open_source
+
     torch.set_num_threads(args.threads)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     source, shards = open_source(args.source), Shards(args.data)
@@ -109,7 +112,14 @@ def main() -> None:
     print("--keep-layers " + kept)
     if args.out:
         args.out.write_text(kept + "\n", encoding="utf-8")
+    return 0
+
+
+def main() -> int:
+    """Command line."""
+    args = _parser().parse_args()
+    return reported(lambda: run(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def _merge(word: str, rank: dict[tuple[str, str], int]) -> list[str]:
     """Byte-level BPE of one ASCII word: the pair of the lowest rank is joined until none is left."""
     parts = [{" ": "\u0120", "\n": "\u010a"}.get(c, c) for c in word]
     while True:
-        ranked = [(rank[pair], i) for i, pair in enumerate(zip(parts, parts[1:], strict=False)) if pair in rank]
+        ranked = [(rank[pair], i) for i, pair in enumerate(pairwise(parts)) if pair in rank]
         if not ranked:
             return parts
         i = min(ranked)[1]

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from turbosparse.torch.decoder import CausalLM
 from turbosparse.train.end_to_end import Answers
-from turbosparse.train.faults import SettingsError
+from turbosparse.train.faults import SettingsError, reported
+from turbosparse.train.memory import lower_instead
 from turbosparse.train.surgery import TEACHER
 from turbosparse.train.walk import walk
 
@@ -104,15 +105,15 @@ def write_parts(
         if (path / part_name(k)).exists():
             continue
         rows = windows(k)
-        made = [
-            answer(teacher, torch.from_numpy(rows[at : at + batch]).to(device), meta.states)
-            for at in range(0, len(rows), batch)
-        ]
+        with lower_instead(f"not enough memory for {batch} windows of {meta.n_tokens} tokens: lower --batch or --seq"):
+            pieces = torch.from_numpy(rows).split(batch)
+            made = [answer(teacher, piece.to(device), meta.states) for piece in pieces]
         last = np.concatenate([m["last"] for m in made])
         states = np.concatenate([m["states"] for m in made], axis=1)
+        tokens = rows.astype(np.uint16 if meta.n_vocab <= 1 << 16 else np.uint32)
         part = path / f"{part_name(k)}.{os.getpid()}.part"
         with part.open("wb") as out:
-            np.savez(out, tokens=rows.astype(np.uint16 if meta.n_vocab <= 1 << 16 else np.uint32), last=last, states=states)
+            np.savez(out, tokens=tokens, last=last, states=states)
         os.replace(part, path / part_name(k))
         n += rows.shape[0] * meta.n_tokens
         say(f"{part_name(k)}: {n} tokens, {n / (time.monotonic() - start):.0f} per second")
@@ -144,8 +145,8 @@ class TeacherCache:
         """SettingsError unless its windows have that many tokens."""
         if n_tokens != self.meta.n_tokens:
             raise SettingsError(
-                f"{self.path / META}: its windows have {self.meta.n_tokens} tokens: --seq {self.meta.n_tokens}, or make "
-                "the cache again", key="n_tokens", expected=n_tokens, found=self.meta.n_tokens,
+                f"{self.path / META}: its windows have {self.meta.n_tokens} tokens: --seq {self.meta.n_tokens}, or "
+                "make the cache again", key="n_tokens", expected=n_tokens, found=self.meta.n_tokens,
             )  # fmt: skip
 
     def rows(self, first: int, count: int) -> Answers:
@@ -187,8 +188,8 @@ class TeacherCache:
         while not (self.path / part_name(k)).exists():
             if time.monotonic() > end:
                 raise SettingsError(
-                    f"{self.path / part_name(k)} is missing; run turbosparse.train.teacher_cache again, it goes on where "
-                    "it stopped", path=str(self.path),
+                    f"{self.path / part_name(k)} is missing; run turbosparse.train.teacher_cache again, it goes on "
+                    "where it stopped", path=str(self.path),
                 )  # fmt: skip
             time.sleep(0.2)
 
@@ -244,31 +245,27 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--parts", type=int, default=64)
     p.add_argument("--windows", type=int, default=32, help="per part")
     p.add_argument("--seq", type=int, default=256, help="tokens per window")
+    p.add_argument("--batch", type=int, default=8, help="windows at once; lower it if memory runs out")
     p.add_argument("--states", type=lambda t: tuple(map(int, t.split(","))), default=(), metavar="6,12",
                    help="numbers of layers after which the residual stream is kept")  # fmt: skip
     p.add_argument("--mix", type=_weights, metavar="JSON", help='stream weights instead of the mixture\'s: {"chat": 1}')
     p.add_argument("--share", type=_share, default=(0, 1), metavar="K/N", help="write only every N-th part, from K on")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--device", default="cpu")
+    p.add_argument("--device", default="auto")
     p.add_argument("--threads", type=int, default=1)
     return p
 
 
-def main() -> int:
-    """Command line."""
-    from turbosparse.train.faults import TrainError
+def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """The command."""
     from turbosparse.train.shards import Shards
     from turbosparse.train.source import open_source
 
-    args = _parser().parse_args()
     torch.set_num_threads(args.threads)
-    try:
-        source, shards = open_source(args.source), Shards(args.data)
-        shards.check(source.config.vocab_size, source.tokenizer.sha256 if source.tokenizer else None)
-    except TrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    teacher = source.model().to(args.device).eval().requires_grad_(False)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    source, shards = open_source(args.source), Shards(args.data)
+    shards.check(source.config.vocab_size, source.tokenizer.sha256 if source.tokenizer else None)
+    teacher = source.model().to(device).eval().requires_grad_(False)
     args.out.mkdir(parents=True, exist_ok=True)
     config = source.config
     sizes = (config.vocab_size, config.hidden_size, config.num_hidden_layers, args.seq, args.windows, args.parts)
@@ -280,9 +277,14 @@ def main() -> int:
     def windows(k: int) -> npt.NDArray[np.int64]:
         return shards.sample(np.random.default_rng((args.seed, k)), args.windows, args.seq, args.mix)
 
-    parts = range(args.share[0], args.parts, args.share[1])
-    write_parts(args.out, meta, teacher, windows, parts, say=lambda line: print(line, flush=True))
+    write_parts(args.out, meta, teacher, windows, range(args.share[0], args.parts, args.share[1]), args.batch, say)
     return 0
+
+
+def main() -> int:
+    """Command line."""
+    args = _parser().parse_args()
+    return reported(lambda: run(args, lambda line: print(line, flush=True)))
 
 
 if __name__ == "__main__":

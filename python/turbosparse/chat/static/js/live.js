@@ -18,15 +18,16 @@ export class LiveReply {
 
   // Resolves with the last event, or null when the page stopped watching.
   async run() {
+    let last = null;
     try {
       for await (const event of events(`${this.path}/events?from=${this.rows.length}`, this.abort.signal)) {
-        if (event.type === "end") return event;
-        this.take(event);
+        if (event.type === "end") last = event;
+        else this.take(event);
       }
     } catch (error) {
       if (error.name !== "AbortError") console.warn(error.message);
     }
-    return null;
+    return last;
   }
 
   take(event) {

@@ -14,8 +14,8 @@ const SLIDERS = [
   ["repeat_penalty", "Repeat penalty", 1, 2, 0.01, "1 = off"],
 ];
 const NUMBERS = [
-  ["max_tokens", "Longest reply", "tokens; empty = to the end of the context"],
-  ["seed", "Seed", "empty = drawn for each reply"],
+  ["max_tokens", "Longest reply", "no limit", "tokens; empty = to the end of the context"],
+  ["seed", "Seed", "drawn", "empty = a new one for each reply"],
 ];
 
 const defaultOf = (name) => state.model.card?.defaults[name] ?? { temperature: 0.8, top_p: 0.95, top_k: 40, min_p: 0.05, repeat_penalty: 1 }[name];
@@ -35,10 +35,10 @@ function Slider({ spec: [name, label, min, max, step, why] }) {
   </div>`;
 }
 
-function NumberField({ spec: [name, label, why] }) {
+function NumberField({ spec: [name, label, empty, why] }) {
   const save = (event) => setSettings({ [name]: event.target.value === "" ? null : Number(event.target.value) });
   return html`<label class="number"><span>${label}</span>
-    <input type="number" min="0" step="1" value=${settingsNow()[name] ?? ""} placeholder=${why} title=${why} onChange=${save} /></label>`;
+    <input type="number" min="0" step="1" value=${settingsNow()[name] ?? ""} placeholder=${empty} title=${why} onChange=${save} /></label>`;
 }
 
 function Presets() {
@@ -95,7 +95,7 @@ export function SettingsPanel() {
       ${SLIDERS.map((spec) => html`<${Slider} key=${spec[0]} spec=${spec} />`)}
       ${NUMBERS.map((spec) => html`<${NumberField} key=${spec[0]} spec=${spec} />`)}
       <label class="number"><span>Stop at</span>
-        <input type="text" value=${(settingsNow().stop || []).join(", ")} placeholder="texts, parted by commas"
+        <input type="text" value=${(settingsNow().stop || []).join(", ")} placeholder="nothing" title="texts, parted by commas"
           onChange=${(e) => setSettings({ stop: e.target.value.split(",").map((s) => s.trim()).filter(Boolean) })} /></label>
       <div class="buttons">
         <button type="button" class="quiet" onClick=${reset}>Back to defaults</button>
