@@ -39,7 +39,7 @@ void dense_run(const ggml_tensor * op, int n_threads, const sparse_kernels & ker
     for (int64_t i0 = 0; i0 < m.n_row; i0 += k_chunk) {
         for (int64_t i = i0; i < std::min(m.n_row, i0 + k_chunk); ++i) {
             for (int64_t c = 0; c < x->ne[1]; ++c) {
-                const_cast<float *>(column(op, c))[i] = rows.dot(i, prepared[c]);
+                const_cast<float *>(column(op, c))[i] = rows.dot(i, prepared[c], std::min(i + 2, m.n_row - 1));
             }
         }
     }

@@ -141,8 +141,7 @@ x_slot ffn_job::make_slot(const row_reader & rows, carver & c) const {
 void ffn_job::lay_out(carver & c) {
     first_ = make_slot(branches_.first, c);
     if (branches_.has_second) {
-        const bool same = branches_.second.type().form == first_.type->form && branches_.second.type().x_type == first_.type->x_type;
-        second_         = same ? first_ : make_slot(branches_.second, c);
+        second_ = branches_.second.type().shares_x(*first_.type) ? first_ : make_slot(branches_.second, c);
     }
     if (predicted_) {
         pred_     = make_slot(fc1_, c);
