@@ -42,6 +42,11 @@ static ggml_sparse_mode checked_mode(const model_spec & spec, ggml_sparse_mode m
     if (mode == GGML_SPARSE_MODE_DEFAULT) {
         return spec.info.default_mode;
     }
+    if (spec.layers.empty() && mode != GGML_SPARSE_MODE_DENSE) {
+        throw error(GGML_SPARSE_ERR_UNSUPPORTED, "The file is no TurboSparse model: stock llama.cpp computes every neuron.")
+            .at("mode")
+            .expected("dense");
+    }
     if (mode == GGML_SPARSE_MODE_PREDICTED && !spec.info.has_predictor) {
         throw error(GGML_SPARSE_ERR_UNSUPPORTED, "Mode predicted needs predictors, and this file has none: use exact.")
             .at("mode")

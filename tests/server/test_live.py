@@ -19,7 +19,7 @@ from turbosparse.server.live import LiveEngine
 from turbosparse.server.runs import CHUNK, likeliest, log_softmax
 
 T = TypeVar("T")
-OPTIONS = LoadOptions(n_ctx=512, n_parallel=3, n_threads=1)
+OPTIONS = LoadOptions(n_ctx=512, n_parallel=3, n_threads=1, mode="exact")
 STORY = "Once upon a time there was a little dog who liked to swim in the big lake near the house."
 
 
@@ -83,7 +83,7 @@ def test_the_same_as_generate(micro: Path) -> None:
         return await answer(engine, STORY)
 
     got = on_engine(micro, scene)
-    with Model(micro, n_ctx=512, n_threads=1) as model:
+    with Model(micro, n_ctx=512, n_threads=1, mode="exact") as model:
         expected = generate(model, STORY, max_tokens=24, seed=1, ignore_eos=True)
     assert (got.ids, got.text) == (expected.tokens, expected.text)
     assert got.done.finish_reason == "length"
