@@ -36,11 +36,11 @@ def http(path: str, body: dict[str, Any]) -> bytes:
 
 async def leave_early(port: int, draw: random.Random) -> None:
     """One request: it is left while it is sent, waits, is read, or is answered; a few are read to their end."""
-    text = " ".join(draw.choices(WORDS, k=draw.choice([3, 20, 150])))
+    text = " ".join(draw.choices(WORDS, k=draw.choice([3, 10, 60])))
     body = {
         "prompt": text,
         "stream": draw.random() < 0.7,
-        "max_tokens": draw.choice([1, 20, 400]),
+        "max_tokens": draw.choice([1, 10, 100]),
         "ignore_eos": True,
         "mode": draw.choice(["predicted", "exact"]),
         "seed": 1,
@@ -63,9 +63,9 @@ async def leave_early(port: int, draw: random.Random) -> None:
 async def leave_while_reading(reader: asyncio.StreamReader, draw: random.Random) -> None:
     how = draw.random()
     if how < 0.5:
-        await asyncio.sleep(draw.uniform(0, 0.05))
-    elif how < 0.95:
-        for _ in range(draw.randrange(1, 40)):
+        await asyncio.sleep(draw.uniform(0, 0.02))
+    elif how < 0.97:
+        for _ in range(draw.randrange(1, 12)):
             if not await reader.readline():
                 return
     else:
@@ -102,7 +102,7 @@ def test_requests_left_at_random_moments(micro: Path) -> None:
 
     with running(engine, lifespan=loaded) as server:
         expected, port, draw = text_of(server), int(server.url.rpartition(":")[2]), random.Random(4)
-        asyncio.run(storm(port, 60, draw))
+        asyncio.run(storm(port, 40, draw))
         until(lambda: at_rest(server), 20)
         before, threads = resident(), threading.active_count()
         asyncio.run(storm(port, COUNT, draw))

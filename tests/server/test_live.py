@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,10 @@ from turbosparse.server.live import LiveEngine
 from turbosparse.server.runs import CHUNK, likeliest, log_softmax
 
 T = TypeVar("T")
-OPTIONS = LoadOptions(n_ctx=512, n_parallel=3, n_threads=1, mode="exact")
+OPTIONS = LoadOptions(n_ctx=512, n_parallel=3, n_threads=1)
+# flash attention sums a long batch in another order than a short one, so only without it a cached prefix
+# gives the bits of a fresh one
+SAME_BITS = replace(OPTIONS, flash_attn="off")
 STORY = "Once upon a time there was a little dog who liked to swim in the big lake near the house."
 
 
@@ -83,7 +87,7 @@ def test_the_same_as_generate(micro: Path) -> None:
         return await answer(engine, STORY)
 
     got = on_engine(micro, scene)
-    with Model(micro, n_ctx=512, n_threads=1, mode="exact") as model:
+    with Model(micro, n_ctx=512, n_threads=1) as model:
         expected = generate(model, STORY, max_tokens=24, seed=1, ignore_eos=True)
     assert (got.ids, got.text) == (expected.tokens, expected.text)
     assert got.done.finish_reason == "length"
@@ -169,7 +173,7 @@ def test_a_prefix_is_taken_over_from_the_slot(micro: Path) -> None:
         assert fresh.done.timings.cache_n == 0
         assert fresh.ids == again.ids
 
-    on_engine(micro, scene)
+    on_engine(micro, scene, SAME_BITS)
 
 
 def test_a_prefix_is_copied_from_a_busy_slot(micro: Path) -> None:
@@ -182,7 +186,7 @@ def test_a_prefix_is_copied_from_a_busy_slot(micro: Path) -> None:
         assert got.done.timings.cache_n > 60
         assert got.ids == expected
 
-    on_engine(micro, scene)
+    on_engine(micro, scene, SAME_BITS)
 
 
 def test_modes_do_not_share_a_cache(micro: Path) -> None:
@@ -267,7 +271,7 @@ def test_stop_strings(micro: Path) -> None:
         assert got.text == whole.text[: whole.text.index(stop)]
         assert (got.done.finish_reason, got.done.stop_text) == ("stop", stop)
 
-    on_engine(micro, scene)
+    on_engine(micro, scene, SAME_BITS)
 
 
 def test_alternatives(micro: Path) -> None:
@@ -367,7 +371,7 @@ def test_cancelling_in_the_middle_of_a_batch(micro: Path) -> None:
         expected = await answer(engine, STORY, cache_prompt=False)
         assert (await answer(engine, STORY)).ids == expected.ids
 
-    on_engine(micro, scene)
+    on_engine(micro, scene, SAME_BITS)
 
 
 def test_a_waiting_request_leaves_at_once(micro: Path) -> None:
@@ -417,10 +421,10 @@ def test_switching_models(micro: Path, tmp_path: Path) -> None:
         assert engine.state == "failed"
         with pytest.raises(NotReadyError):
             engine.submit(Request(prompt=(1,), params=SamplingParams()))
-        await engine.load(micro, OPTIONS)
+        await engine.load(micro, SAME_BITS)
         assert (await answer(engine, STORY)).ids == first.ids
 
-    on_engine(micro, scene)
+    on_engine(micro, scene, SAME_BITS)
 
 
 # --- the rest ----------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def fake(server: Server) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="module")
 def live(micro: Path) -> Iterator[Server]:
-    engine = LiveEngine(LoadOptions(n_ctx=1024, n_parallel=3, n_threads=1, mode="exact"))
+    engine = LiveEngine(LoadOptions(n_ctx=1024, n_parallel=3, n_threads=1, flash_attn="off"))
 
     @asynccontextmanager
     async def loaded(app: Any) -> Any:
@@ -107,9 +107,10 @@ def test_streaming_chat(real: openai.OpenAI) -> None:
     stream = real.chat.completions.create(**given, stream=True, stream_options={"include_usage": True})
     chunks = list(stream)
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage
     assert whole.usage is not None
-    assert whole.usage.prompt_tokens_details is not None
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    assert chunks[-1].usage.prompt_tokens_details is not None
 
 
 def test_a_conversation_is_cached(real: openai.OpenAI) -> None:
