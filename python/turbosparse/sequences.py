@@ -43,7 +43,8 @@ class SequenceModel(Model):
     def __init__(self, path: str | os.PathLike[str], *, n_seq: int, stock: bool = False, **options: Any) -> None:
         self.n_seq = n_seq
         self.stock = stock
-        super().__init__(path, **options)
+        # libllama maps a stock file by itself; a copy of our mapping would be read by nobody
+        super().__init__(path, **{**options, **({"memory": "mapped"} if stock else {})})
 
     def _load(self, path: str | os.PathLike[str], check_tensors: bool) -> Any:
         if not self.stock:
