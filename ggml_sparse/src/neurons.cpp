@@ -35,6 +35,20 @@ struct row_list {
             f(ids[k], ids[std::min(k + N_AHEAD, n - 1)]);
         }
     }
+
+    // y += h[id] * elements c0 .. c1 - 1 of each row.
+    void axpy(const row_reader & rows, const float * h, int64_t c0, int64_t c1, float * y) const {
+        for (int k = 0; k < n; k += AXPY_ROWS) {
+            const int n_few = std::min(AXPY_ROWS, n - k);
+            int32_t   ahead[AXPY_ROWS];
+            float     hs[AXPY_ROWS];
+            for (int i = 0; i < n_few; ++i) {
+                ahead[i] = ids[std::min(k + AXPY_ROWS + i, n - 1)];
+                hs[i]    = h[ids[k + i]];
+            }
+            rows.axpy(n_few, ids + k, ahead, hs, c0, c1, y);
+        }
+    }
 };
 
 // Neurons j0 .. j1 - 1 for which `wanted(c, j)` holds in any column.
@@ -134,6 +148,11 @@ uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, int n,
         std::fill(acc[c], acc[c] + down_t.n_col(), 0.0f);
     }
     each_list(n_ff, piece, n, wanted, [&](const row_list & list) {
+        if (n == 1) {
+            list.axpy(down_t, h, 0, down_t.n_col(), acc[0]);
+            n_rows += static_cast<uint64_t>(list.n);
+            return;
+        }
         list.each(down_t, [&](int64_t j, int64_t ahead) {
             down_t.prefetch(ahead);
             float   hs[N_COLUMN_MAX];
@@ -157,11 +176,7 @@ void down_slice(const row_reader & down_t, bool every_row, const float * h, int6
     std::fill(y, y + (c1 - c0), 0.0f);
     for (int piece = 0; piece < N_PIECE; ++piece) {
         float acc[1024] = {};
-        each_list(down_t.n_row(), piece, 1, wanted, [&](const row_list & list) {
-            for (int k = 0; k < list.n; ++k) {
-                down_t.axpy(list.ids[k], h[list.ids[k]], c0, c1, acc);
-            }
-        });
+        each_list(down_t.n_row(), piece, 1, wanted, [&](const row_list & list) { list.axpy(down_t, h, c0, c1, acc); });
         for (int64_t c = 0; c < c1 - c0; ++c) {
             y[c] += acc[c];
         }
