@@ -76,6 +76,7 @@ class ffn_job {
 
     const branches & rows() const { return branches_; }
     bool             predicted() const { return predicted_; }
+    uint64_t         bytes_fc2() const { return bytes_fc2_; } // over all columns, once run() is done
 
   private:
     struct tile {
@@ -102,7 +103,8 @@ class ffn_job {
     const bool              predicted_;
     const int64_t           n_embd_, n_ff_;
     branches                branches_;
-    row_reader              down_t_, fc1_, fc2_;
+    row_reader              down_t_, fc1_, fc2_; // fc2_: fc2_t where by_unit_
+    bool                    by_unit_ = false;
 
     x_slot    first_, second_, pred_, hidden_x_;
     float *   x_scaled_ = nullptr; // [16, n_embd], x * pred_in_scale
@@ -111,16 +113,18 @@ class ffn_job {
     float *   h_        = nullptr; // [16, n_ff]
     float *   acc_      = nullptr; // [16, N_PIECE, n_embd]
 
-    std::atomic<int64_t> next_[N_PHASE] = {};
-    std::atomic<bool>    stop_{false};
+    std::atomic<int64_t>  next_[N_PHASE] = {};
+    std::atomic<bool>     stop_{false};
+    std::atomic<uint64_t> bytes_fc2_{0};
 };
 
 ffn_job::ffn_job(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws)
     : ffn_(ffn), cols_(cols), params_(params), predicted_(ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(ffn.up.n_col),
       n_ff_(ffn.up.n_row), branches_(branches_of(ffn, *params.kernels)), down_t_(ffn.down_t, *params.kernels) {
     if (predicted_) {
-        fc1_ = row_reader(ffn.fc1, *params.kernels);
-        fc2_ = row_reader(ffn.fc2, *params.kernels);
+        fc1_     = row_reader(ffn.fc1, *params.kernels);
+        by_unit_ = ffn.fc2_t.data != nullptr;
+        fc2_     = row_reader(by_unit_ ? ffn.fc2_t : ffn.fc2, *params.kernels);
     }
     carver dry(nullptr);
     lay_out(dry);
@@ -145,7 +149,7 @@ void ffn_job::lay_out(carver & c) {
     }
     if (predicted_) {
         pred_     = make_slot(fc1_, c);
-        hidden_x_ = make_slot(fc2_, c);
+        hidden_x_ = by_unit_ ? x_slot{} : make_slot(fc2_, c);
         x_scaled_ = c.take<float>(static_cast<size_t>(N_COLUMN_MAX * n_embd_));
         hidden_   = c.take<float>(static_cast<size_t>(N_COLUMN_MAX * fc1_.n_row()));
         mask_     = c.take<uint8_t>(static_cast<size_t>(N_COLUMN_MAX * n_ff_));
@@ -203,12 +207,21 @@ void ffn_job::select(const tile & t, int ith, int nth) {
     }
     select_hidden(fc1_, columns(pred_, x, t.n), hidden_, share(PHASE_HIDDEN, ith, nth));
 #pragma omp barrier
+    if (by_unit_) {
+        const int64_t slice = select_slice(n_ff_, t.n, nth);
+        bytes_fc2_ += select_mask_by_unit(fc2_, hidden_, t.n, slice, ffn_.threshold, mask_of(t), n_ff_, share(PHASE_MASK, ith, nth));
+#pragma omp barrier
+        return;
+    }
     if (hidden_x_.copies()) {
         work_share work = share(PHASE_HIDDEN_X, ith, nth);
         for (int64_t c; (c = work.take(t.n)) >= 0;) {
             x_prepare(*hidden_x_.type, hidden[c], r, hidden_x_.dst + static_cast<size_t>(c) * hidden_x_.stride);
         }
 #pragma omp barrier
+    }
+    if (ith == 0) {
+        bytes_fc2_ += static_cast<uint64_t>(t.n * fc2_.n_row()) * fc2_.row_size();
     }
     select_mask(fc2_, columns(hidden_x_, hidden, t.n), ffn_.threshold, mask_of(t), n_ff_, share(PHASE_MASK, ith, nth));
 #pragma omp barrier
@@ -311,9 +324,7 @@ static void add_stats(const ggml_sparse_ffn & ffn, const ffn_job & job, int64_t 
     stats.bytes_ffn += b.has_second ? counts.second * b.second.row_size() : 0;
     if (job.predicted()) {
         stats.bytes_predictor +=
-            static_cast<uint64_t>(n) *
-            (static_cast<uint64_t>(ffn.fc1.n_row) * ggml_row_size(static_cast<ggml_type>(ffn.fc1.type), ffn.fc1.n_col) +
-             static_cast<uint64_t>(ffn.fc2.n_row) * ggml_row_size(static_cast<ggml_type>(ffn.fc2.type), ffn.fc2.n_col));
+            static_cast<uint64_t>(n * ffn.fc1.n_row) * ggml_row_size(static_cast<ggml_type>(ffn.fc1.type), ffn.fc1.n_col) + job.bytes_fc2();
     }
 }
 

@@ -35,20 +35,6 @@ struct row_list {
             f(ids[k], ids[std::min(k + N_AHEAD, n - 1)]);
         }
     }
-
-    // y += h[id] * elements c0 .. c1 - 1 of each row.
-    void axpy(const row_reader & rows, const float * h, int64_t c0, int64_t c1, float * y) const {
-        for (int k = 0; k < n; k += AXPY_ROWS) {
-            const int n_few = std::min(AXPY_ROWS, n - k);
-            int32_t   ahead[AXPY_ROWS];
-            float     hs[AXPY_ROWS];
-            for (int i = 0; i < n_few; ++i) {
-                ahead[i] = ids[std::min(k + AXPY_ROWS + i, n - 1)];
-                hs[i]    = h[ids[k + i]];
-            }
-            rows.axpy(n_few, ids + k, ahead, hs, c0, c1, y);
-        }
-    }
 };
 
 // Neurons j0 .. j1 - 1 for which `wanted(c, j)` holds in any column.
@@ -149,7 +135,7 @@ uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, int n,
     }
     each_list(n_ff, piece, n, wanted, [&](const row_list & list) {
         if (n == 1) {
-            list.axpy(down_t, h, 0, down_t.n_col(), acc[0]);
+            down_t.axpy_by_id(list.n, list.ids, h, 0, down_t.n_col(), acc[0]);
             n_rows += static_cast<uint64_t>(list.n);
             return;
         }
@@ -176,7 +162,7 @@ void down_slice(const row_reader & down_t, bool every_row, const float * h, int6
     std::fill(y, y + (c1 - c0), 0.0f);
     for (int piece = 0; piece < N_PIECE; ++piece) {
         float acc[1024] = {};
-        each_list(down_t.n_row(), piece, 1, wanted, [&](const row_list & list) { list.axpy(down_t, h, c0, c1, acc); });
+        each_list(down_t.n_row(), piece, 1, wanted, [&](const row_list & list) { down_t.axpy_by_id(list.n, list.ids, h, c0, c1, acc); });
         for (int64_t c = 0; c < c1 - c0; ++c) {
             y[c] += acc[c];
         }

@@ -9,9 +9,8 @@
 
 namespace ggml_sparse {
 
-constexpr int N_COLUMN_MAX = 16; // columns of one call; as in prepared_columns
-constexpr int N_PIECE      = 16; // partial sums of y
-constexpr int N_GROUP      = 16; // neighbours in one piece: neuron j is in piece (j / 16) % 16
+constexpr int N_PIECE = 16; // partial sums of y
+constexpr int N_GROUP = 16; // neighbours in one piece: neuron j is in piece (j / 16) % 16
 
 struct neuron_counts {
     uint64_t first  = 0; // rows of the first branch computed

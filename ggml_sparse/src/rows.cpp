@@ -36,19 +36,32 @@ void row_reader::axpy_ids(int64_t n, const int32_t * ids, const float * h, int64
     }
 }
 
+void row_reader::axpy_by_id(int n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const {
+    for (int k = 0; k < n; k += AXPY_ROWS) {
+        const int n_few = std::min(AXPY_ROWS, n - k);
+        int32_t   ahead[AXPY_ROWS];
+        float     hs[AXPY_ROWS];
+        for (int i = 0; i < n_few; ++i) {
+            ahead[i] = ids[std::min(k + AXPY_ROWS + i, n - 1)];
+            hs[i]    = h[ids[k + i]];
+        }
+        axpy(n_few, ids + k, ahead, hs, c0, c1, y);
+    }
+}
+
 // A multiple of every block, and its floats stay in L1.
 static constexpr int64_t N_SLICE = 512;
 
-void row_reader::axpy_columns(int64_t i, int n, const float * h, float * const * y) const {
-    for (int64_t c = 0; c < n_col_; c += N_SLICE) {
-        const int64_t n_part     = std::min(N_SLICE, n_col_ - c);
+void row_reader::axpy_columns(int64_t i, int n, const float * h, int64_t c0, int64_t c1, float * const * y) const {
+    for (int64_t c = c0; c < c1; c += N_SLICE) {
+        const int64_t n_part     = std::min(N_SLICE, c1 - c);
         const void *  w          = row(i) + ggml_row_size(type_->type, c);
         float         v[N_SLICE] = {};
         const void *  floats     = v;
         const float   one        = 1;
         axpy_(n_part, 1, &one, &w, &w, v);
         for (int k = 0; k < n; ++k) {
-            axpy_f32_(n_part, 1, h + k, &floats, &floats, y[k] + c);
+            axpy_f32_(n_part, 1, h + k, &floats, &floats, y[k] + (c - c0));
         }
     }
 }

@@ -29,20 +29,27 @@ class row_reader {
     // Up to AXPY_ROWS rows: y[c] = fma(h[k], row[ids[k]][c], y[c]) for k = 0 .. n - 1 in turn and c0 <= c < c1,
     // both at a block's edge; y points at c0. Meanwhile rows ahead[k] are brought to L2.
     void axpy(int n, const int32_t * ids, const int32_t * ahead, const float * h, int64_t c0, int64_t c1, float * y) const;
-    // Any number of rows, those of ids < 0 left out: y[c] = fma(h[k], row[ids[k]][c], y[c]).
+    // The same for any number of rows, those of ids < 0 left out.
     void axpy_ids(int64_t n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const;
+    // The same for n rows, the factor of row id being h[id].
+    void axpy_by_id(int n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const;
     // One row for several columns (y[k] += h[k] * row), being unpacked once.
-    void axpy_columns(int64_t i, int n, const float * h, float * const * y) const;
+    void axpy_columns(int64_t i, int n, const float * h, float * const * y) const { axpy_columns(i, n, h, 0, n_col_, y); }
+    void axpy_columns(int64_t i, int n, const float * h, int64_t c0, int64_t c1, float * const * y) const;
 
     // Rows are wanted out of order: bring one to L2 (to L1 measured slower).
-    void prefetch(int64_t i) const {
-        const uint8_t * p = row(i);
-        for (size_t b = 0; b < row_size_; b += 64) {
+    void prefetch(int64_t i) const { prefetch_bytes(row(i), row_size_); }
+    void prefetch(int64_t i, int64_t c0, int64_t c1) const {
+        prefetch_bytes(row(i) + ggml_row_size(type_->type, c0), ggml_row_size(type_->type, c1 - c0));
+    }
+
+  private:
+    static void prefetch_bytes(const uint8_t * p, size_t n) {
+        for (size_t b = 0; b < n; b += 64) {
             __builtin_prefetch(p + b, 0, 2);
         }
     }
 
-  private:
     const uint8_t *     data_     = nullptr;
     int64_t             n_col_    = 0;
     int64_t             n_row_    = 0;

@@ -74,7 +74,11 @@ def test_only_native_model_and_ops_touch_c() -> None:
     assert offenders(who, "turbosparse._native") == []
     assert offenders([n for n in ALL if not is_below(n, "turbosparse._native")], "cffi") == []
     ctypes_users = {line.split()[0] for line in offenders(list(ALL), "ctypes")}
-    may_ctypes = ("turbosparse._native", "turbosparse.convert", "turbosparse.bench.stock")  # stock: the baseline's process
+    may_ctypes = (
+        "turbosparse._native",
+        "turbosparse.convert",
+        "turbosparse.bench.stock",
+    )  # stock: the baseline's process
     assert all(is_below(n, *may_ctypes) for n in ctypes_users), ctypes_users
 
 

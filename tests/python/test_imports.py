@@ -36,7 +36,7 @@ LEVELS = {
     "aio": 8,
     "compat": 8,
     "tty": 8,
-    "llm": 8,
+    "llm_plugin": 9,
     "doctor": 8,
     "bench": 8,
     "server": 10,

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 
 from ..errors import ArgumentError
 from ..server.app import create_app
-from ..server.engine import Engine
+from ..server.engine import Engine, LoadOptions
 from ..server.guard import Limits
 from .routes import IMPORT, PUBLIC, chat_routes
 from .routes.json import body, route, take
@@ -52,7 +52,7 @@ def create_chat_app(
     token: str | None,
     ticket: Ticket | None = None,
     first_model: str | None = None,
-    load_options: dict[str, Any] | None = None,
+    load_options: LoadOptions | None = None,
     hosts: Sequence[str] = (),
 ) -> Starlette:
     """The ASGI application of `turbosparse chat`: OpenAI's routes, the chat's, and the page.
@@ -62,17 +62,17 @@ def create_chat_app(
         token: that requests must carry; None asks for none (tests).
         ticket: for which the page gets the token.
         first_model: path, or "bundled:NAME", opened as soon as the server runs.
-        load_options: of it, as server.engine.LoadOptions names them.
+        load_options: of every model that is opened, where the page does not say otherwise.
 
     Raises:
         FileError: the conversation store cannot be opened.
     """
-    service = Service(directory, engine)
+    service = Service(directory, engine, load_options)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         if first_model is not None:
-            service.loading.load(first_model, load_options)
+            service.loading.load(first_model)
         try:
             yield
         finally:

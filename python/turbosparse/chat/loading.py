@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from . import catalogue
 from .live import describe
 from .store import Store
 
-OPTIONS = "load_options"
+PARALLEL = 2  # a reply, and what it is compared with; each sequence has its own context
 NAMES = {field.name for field in fields(LoadOptions)}
 
 
@@ -27,8 +27,9 @@ class Loading:
         error: of the last task, for JSON; None when it went well.
     """
 
-    def __init__(self, store: Store, engine: Engine, folder: Path) -> None:
+    def __init__(self, store: Store, engine: Engine, folder: Path, defaults: LoadOptions | None = None) -> None:
         self._store, self._engine, self._folder = store, engine, folder
+        self._defaults = defaults or LoadOptions(n_parallel=PARALLEL)
         self._work: asyncio.Task[None] | None = None
         self.task = self.path = ""
         self.fraction = 0.0
@@ -50,15 +51,20 @@ class Loading:
         Raises:
             ArgumentError: something is under way, or the options are none.
         """
-        chosen = load_options(options if options is not None else self._store.settings().get(OPTIONS, {}))
+        chosen = self.options(options or {})
         if self._work is not None and not self._work.done():
             raise ArgumentError(f"{self.path} is being {self.task} already", where="path", found=self.task)
         self.path, self.fraction, self.error = path, 0.0, None
         is_directory = not path.startswith("bundled:") and Path(path).is_dir()
         self.task = "converting" if is_directory else "loading"
         self._work = asyncio.get_running_loop().create_task(self._do(path, chosen, is_directory))
-        if options is not None:
-            self._store.set_setting(OPTIONS, options)
+
+    def options(self, values: dict[str, Any]) -> LoadOptions:
+        """The defaults with those of `values` that are not None. Raises ArgumentError for a name that is none."""
+        unknown = sorted(values.keys() - NAMES)
+        if unknown:
+            raise ArgumentError(f"{unknown[0]} is no load option", where=unknown[0], expected=", ".join(sorted(NAMES)))
+        return replace(self._defaults, **{name: value for name, value in values.items() if value is not None})
 
     async def _do(self, path: str, options: LoadOptions, is_directory: bool) -> None:
         try:
@@ -99,11 +105,3 @@ class Loading:
         if self._work is not None:
             self._work.cancel()
             await asyncio.gather(self._work, return_exceptions=True)
-
-
-def load_options(values: dict[str, Any]) -> LoadOptions:
-    """LoadOptions of JSON. Raises ArgumentError for a name that is none."""
-    unknown = sorted(values.keys() - NAMES)
-    if unknown:
-        raise ArgumentError(f"{unknown[0]} is no load option", where=unknown[0], expected=", ".join(sorted(NAMES)))
-    return LoadOptions(**{name: value for name, value in values.items() if value is not None})

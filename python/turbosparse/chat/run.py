@@ -5,12 +5,11 @@ from __future__ import annotations
 import secrets
 import signal
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import FileError
-from ..server.engine import Engine
+from ..server.engine import Engine, LoadOptions
 from ..server.run import background
 from . import catalogue, window
 from .app import Ticket, create_chat_app
@@ -20,13 +19,13 @@ from .routes.page import missing_libraries
 
 @dataclass(frozen=True)
 class Options:
-    """Of one run; `file` None opens the bundled model, `load` are LoadOptions by name."""
+    """Of one run; `file` None opens the bundled model."""
 
     file: Path | None = None
     port: int = 0
     data_dir: Path | None = None
     with_window: bool = True
-    load: dict[str, Any] = field(default_factory=dict)
+    load: LoadOptions | None = None
 
 
 def run(engine: Engine, options: Options) -> None:
@@ -40,8 +39,7 @@ def run(engine: Engine, options: Options) -> None:
     model = first_model(options.file)
     token, ticket = secrets.token_urlsafe(32), Ticket()
     directory = open_data_dir(options.data_dir)
-    load = options.load or None
-    app = create_chat_app(engine, directory, token=token, ticket=ticket, first_model=model, load_options=load)
+    app = create_chat_app(engine, directory, token=token, ticket=ticket, first_model=model, load_options=options.load)
     with background(app, port=options.port) as url:
         if not options.with_window:
             print(f"{url}/#token={token}", flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..server.engine import Engine, ModelCard
+from ..server.engine import Engine, LoadOptions, ModelCard
 from .loading import Loading
 from .replies import Replies
 from .store import Store
@@ -21,14 +21,15 @@ class Service:
 
     Args:
         directory: with the conversations; see paths.open_data_dir.
+        load_options: of models, where the page does not say otherwise.
     """
 
-    def __init__(self, directory: Path, engine: Engine) -> None:
+    def __init__(self, directory: Path, engine: Engine, load_options: LoadOptions | None = None) -> None:
         self.directory = directory
         self.engine = engine
         self.store = Store(directory)
         self.replies = Replies(self.store, engine)
-        self.loading = Loading(self.store, engine, directory / "models")
+        self.loading = Loading(self.store, engine, directory / "models", load_options)
 
     async def close(self) -> None:
         """Replies under way are kept and marked interrupted."""

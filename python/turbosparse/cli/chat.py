@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from . import options
 
 
 def command(
@@ -23,32 +25,31 @@ def command(
     no_window: Annotated[
         bool, typer.Option("--no-window", help="Print the address instead of opening a window.")
     ] = False,
-    mode: Annotated[
-        str | None, typer.Option("--mode", help="FFN of new replies: dense, exact or predicted.", show_default=False)
-    ] = None,
+    tty: Annotated[bool, typer.Option("--tty", help="Chat in the terminal instead.")] = False,
     n_ctx: Annotated[
-        int | None, typer.Option("-c", "--ctx", min=1, help="Tokens of context.", show_default=False)
+        int | None, typer.Option("-c", "--n-ctx", min=1, help="Tokens of context.", show_default=False)
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option("-t", "--threads", min=1, help="Threads. [default: all cores]", show_default=False)
-    ] = None,
-    tty: Annotated[bool, typer.Option("--tty", help="Chat in the terminal.")] = False,
+    mode: options.ModeOption = None,
+    threads: options.ThreadsOption = None,
 ) -> None:
     """Chat in a window of its own, on this computer only.
 
     Conversations stay in a SQLite file; nothing is sent anywhere. Without FILE the bundled model
-    opens; others are chosen in the window, or dropped on it.
+    opens; others are chosen in the window, or dropped on it. Any GGUF file that llama.cpp knows
+    opens, with a badge where it has no sparsity.
 
     turbosparse chat m.gguf
     """
     if tty:
-        from . import tty as terminal
+        from .tty import command as terminal
 
-        terminal.command(file)
-        return
+        return terminal(file, mode=mode, n_ctx=n_ctx, threads=threads)
+    from ..chat.loading import PARALLEL
     from ..chat.run import Options, run
+    from ..model import silence_host
+    from ..server.engine import LoadOptions
     from ..server.live import LiveEngine
 
-    chosen: dict[str, Any] = {"mode": mode, "n_ctx": n_ctx, "n_threads": threads}
-    load = {name: value for name, value in chosen.items() if value is not None}
-    run(LiveEngine(), Options(file, port, data_dir, not no_window, load))
+    silence_host()
+    load = LoadOptions(mode=mode, n_ctx=n_ctx, n_threads=threads, n_parallel=PARALLEL)
+    run(LiveEngine(load), Options(file, port, data_dir, not no_window, load))

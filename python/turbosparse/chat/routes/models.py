@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from .. import catalogue
-from ..loading import load_options
 from ..service import Service
 from .json import body, route, take, thread
 
@@ -37,7 +36,7 @@ def routes(service: Service) -> list[Route]:
         """Memory that a file would need, per pool, and what would make it fit."""
         values = await body(request)
         file = await thread(catalogue.resolve, take(values, "path", str))
-        return asdict(await service.engine.plan(file, load_options(take(values, "options", dict, {}))))
+        return asdict(await service.engine.plan(file, service.loading.options(take(values, "options", dict, {}))))
 
     async def folder(request: Request) -> Any:
         return await thread(catalogue.listing, request.query_params.get("path"))

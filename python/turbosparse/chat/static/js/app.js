@@ -44,7 +44,7 @@ function App() {
       <main class="main">
         <${TopBar} />
         <${Thread} key=${state.current?.conversation.id ?? "new"} />
-        <${Composer} key=${`composer-${state.current?.conversation.id ?? "new"}`} />
+        <${Composer} />
       </main>
       ${state.panel && html`<${Panel} />`}
     </div>

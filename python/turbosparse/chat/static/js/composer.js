@@ -8,6 +8,8 @@ import { proceed, regenerate, send, set, state, stop } from "./state.js";
 
 const drafts = new Map(); // conversation -> text not sent yet
 
+const here = () => state.current?.conversation.id ?? "new";
+
 // Tokens of the context that the shown branch fills, from the engine's own counts.
 function used(messages, live) {
   if (live?.timings) return live.timings.cache_n + live.timings.prompt_n + live.timings.predicted_n;
@@ -30,25 +32,22 @@ function ContextMeter({ messages, live }) {
 
 export function Composer() {
   const field = useRef(null);
-  const key = state.current?.conversation.id ?? "new";
-  const [text, setText] = useState(drafts.get(key) || "");
+  const key = here();
+  const text = drafts.get(key) || "";
   const [sending, setSending] = useState(false);
   const messages = state.current?.messages || [];
   const replying = messages.find((message) => state.live.has(message.id));
   const live = replying && state.live.get(replying.id);
   const last = messages.at(-1);
   const ready = state.model.state === "ready" && !state.model.task;
-  const write = (value) => {
-    drafts.set(key, value);
-    setText(value);
-  };
+  const write = (value) => set(void drafts.set(here(), value) || {});
   useEffect(() => {
     field.current.style.height = "auto";
     field.current.style.height = `${Math.min(field.current.scrollHeight, 260)}px`;
   }, [text]);
   useEffect(() => {
     if (matchMedia("(pointer: fine)").matches) field.current.focus();
-  }, []);
+  }, [key]);
   const submit = async () => {
     if (!text.trim() || sending || replying || !ready) return;
     setSending(true);

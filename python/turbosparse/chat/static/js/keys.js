@@ -11,7 +11,9 @@ function turn(step) {
 }
 
 function focusSearch() {
-  if (!state.sidebar) toggleSidebar();
+  const field = document.querySelector("#search");
+  if (field) return field.focus();
+  toggleSidebar();
   requestAnimationFrame(() => document.querySelector("#search")?.focus());
 }
 

@@ -63,16 +63,16 @@ export function useLive(live, ms = 200) {
   }, [live]);
 }
 
+// The figures, those that are measured together and those that are derived together.
 export function Figures({ stats }) {
   const found = figures(stats);
   if (!found.length) return null;
-  return html`<ul class="figures" aria-label="What this reply cost">
-    ${found.map(
-      ({ id, text, source, why }) => html`<li key=${id} data-figure=${id} title=${`${source}: ${why}`}>
-        ${text}<span class=${`source ${source}`}>${source}</span>
-      </li>`,
-    )}
-  </ul>`;
+  const item = ({ id, text, source, why }) =>
+    html`<li key=${id} data-figure=${id} title=${`${source}: ${why}`}><span class=${`source-dot ${source}`}></span>${text}</li>`;
+  const of = (source) => found.filter((figure) => figure.source === source);
+  const group = (source) =>
+    of(source).length > 0 && html`<ul class="figures-group" aria-label=${source}>${of(source).map(item)}<li class="source-name" aria-hidden="true">${source}</li></ul>`;
+  return html`<div class="figures" role="group" aria-label="What this reply cost">${group("measured")}${group("derived")}</div>`;
 }
 
 function Progress({ live }) {

@@ -92,7 +92,7 @@ function Failure() {
   const { error, path, task } = state.model;
   if (!error || task) return null;
   return html`<div class="failure" role="alert">
-    <strong>${path} could not be opened</strong>
+    <strong>${path.split(/[\\/]/).at(-1)} could not be opened</strong>
     <p>${error.message}</p>
     ${error.needed > 0 && html`<p>${bytes(error.needed)} needed, ${bytes(error.available)} available.</p>`}
   </div>`;

@@ -134,6 +134,6 @@ function SparsityPanel() {
     <${Time} sparsity=${sparsity} timings=${timings} />
     <${Pools} />
     <${Recall} />
-    <p class="panel-note small">Mode now: ${settingsNow().mode || card?.default_mode}. <i class="source measured">measured</i> is counted or timed while the work is done, <i class="source derived">derived</i> follows from tensor sizes. Nothing is estimated.</p>
+    <p class="panel-note small">${card && `New replies: mode ${settingsNow().mode || card.default_mode}. `}<i class="source measured">measured</i> is counted or timed while the work is done, <i class="source derived">derived</i> follows from tensor sizes. Nothing is estimated.</p>
   `;
 }

@@ -181,11 +181,21 @@ export async function send(content) {
   }
   const parent_id = current.messages.at(-1)?.id ?? null;
   const sent = await attempt(() => api.post(`/conversations/${current.conversation.id}/messages`, { content, parent_id }));
-  if (!sent) return false;
+  if (!sent) {
+    if (!current.messages.length) await discard(current.conversation.id);
+    return false;
+  }
   set({ current: { conversation: sent.conversation, messages: [...current.messages, ...sent.messages] }, subject: null });
   attach(sent.messages[1]);
   refreshList();
   return true;
+}
+
+// A conversation that was made for a message that could not be sent.
+async function discard(id) {
+  await attempt(() => api.del(`/conversations/${id}`));
+  history.replaceState(null, "", location.pathname);
+  set({ current: null });
 }
 
 const replying = () => state.current?.messages.find((message) => state.live.has(message.id));
