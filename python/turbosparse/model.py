@@ -258,13 +258,19 @@ class Model:
         self._open = True
         self._tokens: list[int] = []
         self._turn = 0  # of generations
-        self._model_handle = _load(path, check_tensors)
+        self._model_handle = self._load(path, check_tensors)
         self.resident = _settle(self._model_handle, memory)
         self.info = _info(self._model_handle)
-        self.layers = _layers(self._model_handle, self.info.n_layer)
+        self.layers = self._read_layers()
         params.n_ctx = self._default_ctx(ignore_swa) if n_ctx is None else n_ctx
         self._context_handle = context = self._create_context(params)
         self.canceller = Canceller(lambda: lib.ggml_sparse_context_cancel(context))  # not self: no cycle
+
+    def _load(self, path: str | os.PathLike[str], check_tensors: bool) -> Any:
+        return _load(path, check_tensors)
+
+    def _read_layers(self) -> tuple[LayerInfo, ...]:
+        return _layers(self._model_handle, self.info.n_layer)
 
     def _default_ctx(self, ignore_swa: bool) -> int:
         limits = [DEFAULT_CTX, self.info.n_ctx_train, 0 if ignore_swa else self.info.sliding_window]

@@ -194,6 +194,7 @@ def test_file_parser_knows_errors_only() -> None:
     graph = includes()
     assert {n for n in reach("gguf-file.h", graph) | reach("gguf-file.cpp", graph) if n in graph} <= {
         "gguf-file.h",
+        "mapped-file.h",
         "error.h",
     }
 
