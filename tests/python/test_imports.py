@@ -23,6 +23,7 @@ LEVELS = {
     "grammar": 2,
     "ops": 2,
     "bandwidth": 2,
+    "model_info": 1,
     "model": 3,
     "sequences": 4,
     "chat_template": 4,
