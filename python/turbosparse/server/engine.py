@@ -361,7 +361,7 @@ class Engine(Protocol):
         ...
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Token ids of `text`."""
+        """Token ids of `text`. ContextOverflowError for one that is hopelessly long."""
         ...
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
