@@ -59,7 +59,26 @@ static unit_columns columns_of(const float * hidden, int64_t r, int64_t i, int n
 }
 
 // logits [n][stride] += neurons j0 .. j1 - 1 of the rows whose unit is not zero; how many, over all columns.
+static uint64_t add_rows_of_one(const row_reader & fc2_t, const float * hidden, int64_t j0, int64_t j1, float * logits) {
+    constexpr int N_ID  = 512;
+    uint64_t      n_row = 0;
+    for (int64_t i0 = 0; i0 < fc2_t.n_row(); i0 += N_ID) {
+        int32_t ids[N_ID];
+        int     n = 0;
+        for (int64_t i = i0; i < std::min(fc2_t.n_row(), i0 + N_ID); ++i) {
+            ids[n] = static_cast<int32_t>(i);
+            n += hidden[i] != 0.0f;
+        }
+        fc2_t.axpy_by_id(n, ids, hidden, j0, j1, logits);
+        n_row += static_cast<uint64_t>(n);
+    }
+    return n_row;
+}
+
 static uint64_t add_rows(const row_reader & fc2_t, const float * hidden, int n, int64_t j0, int64_t j1, float * logits, int64_t stride) {
+    if (n == 1) {
+        return add_rows_of_one(fc2_t, hidden, j0, j1, logits);
+    }
     const int64_t r     = fc2_t.n_row();
     uint64_t      n_row = 0;
     for (int64_t i = 0, ahead = 0, n_ahead = 0; i < r; ++i) {
