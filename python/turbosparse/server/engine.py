@@ -48,6 +48,7 @@ class LoadOptions:
         kv_type: "f16", "f32" or "q8_0".
         flash_attn: "auto", "on" or "off".
         ignore_swa: allow n_ctx above the checkpoint's sliding window.
+        memory: where the weights lie: "mapped", "resident" or "auto"; see Model.
     """
 
     mode: str | None = None
@@ -57,6 +58,7 @@ class LoadOptions:
     kv_type: str = "f16"
     flash_attn: str = "auto"
     ignore_swa: bool = False
+    memory: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

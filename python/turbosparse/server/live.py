@@ -78,13 +78,12 @@ class LiveEngine:
             if progress:
                 progress(0.0)
             try:
-                model = await asyncio.to_thread(open_model, Path(path), options)
+                model, card = await asyncio.to_thread(_opened, Path(path), options)
             except BaseException:
                 self._state = "failed"
                 raise
-            self._model = model
-            self._card = await asyncio.to_thread(describe, model, options)
-            self._scheduler = Scheduler(model, max_waiting=self._max_waiting, sparse=self._card.sparse)
+            self._model, self._card = model, card
+            self._scheduler = Scheduler(model, max_waiting=self._max_waiting, sparse=card.sparse)
             self._state = "ready"
         if progress:
             progress(1.0)
@@ -212,6 +211,15 @@ def _check(request: Request, card: ModelCard) -> None:
         )
 
 
+def _opened(path: Path, options: LoadOptions) -> tuple[SequenceModel, ModelCard]:
+    model = open_model(path, options)
+    try:
+        return model, describe(model, options)
+    except BaseException:
+        model.close()
+        raise
+
+
 def open_model(path: Path, options: LoadOptions) -> SequenceModel:
     """The model with its sequences; a file of another architecture through stock llama.cpp. Raises as Model."""
     try:
@@ -231,6 +239,7 @@ def _open(path: Path, options: LoadOptions, stock: bool) -> SequenceModel:
         n_ctx=options.n_ctx,
         n_threads=options.n_threads,
         kv_type=options.kv_type,
+        memory=options.memory,
         flash_attn=options.flash_attn,
         ignore_swa=options.ignore_swa,
         n_batch=CHUNK,
