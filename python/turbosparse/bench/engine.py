@@ -35,6 +35,8 @@ class Counters:
     bytes_predictor: int = 0
     bytes_rest: int = 0
     ns_select: int = 0
+    ns_gate_up: int = 0
+    ns_down: int = 0
     ns_total: int = 0
 
     @classmethod
@@ -45,7 +47,7 @@ class Counters:
             t = b.total
             found += cls(
                 b.n_tokens, t.n_neuron, t.n_selected, t.n_active, t.rows, t.bytes_ffn, t.bytes_predictor,
-                b.bytes_rest, b.ns_select, b.ns_total,
+                b.bytes_rest, b.ns_select, b.ns_gate_up, b.ns_down, b.ns_total,
             )  # fmt: skip
         return found
 
