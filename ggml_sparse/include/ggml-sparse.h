@@ -361,7 +361,7 @@ struct ggml_sparse_sampler_params {
     float    penalty_repeat;  // 1: off
     float    penalty_freq;    // 0: off
     float    penalty_present; // 0: off
-    const char * grammar;     // GBNF with a rule "root", or NULL
+    const char * grammar;     // GBNF with a rule "root", at most 128 KiB and 1024 parentheses deep, or NULL
 };
 
 GGML_SPARSE_API struct ggml_sparse_sampler_params ggml_sparse_sampler_default_params(void) GGML_SPARSE_NOEXCEPT;

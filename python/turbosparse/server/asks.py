@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ArgumentError
-from ..grammar import from_json_schema
+from ..grammar import for_response_format, from_json_schema
 from ..sampling import SEED_LIMIT, SamplingParams
 from . import messages as chat
 from . import tools as toolbox
@@ -20,7 +20,6 @@ log = logging.getLogger("turbosparse.server")
 
 MAX_STOPS = 16
 MAX_PROBS = 100
-ANY_OBJECT = {"type": "object"}
 
 
 @dataclass(frozen=True)
@@ -208,14 +207,8 @@ def _format(fields: Fields) -> str | None:
     wanted = fields.object("response_format")
     if wanted is None:
         return None
-    kind = wanted.choice("type", ("text", "json_object", "json_schema"))
-    if kind in (None, "text"):
-        return None
-    holder = wanted.object("json_schema") if kind == "json_schema" else wanted
-    schema = None if holder is None else holder.raw("schema")
-    if kind == "json_schema" and schema is None:
-        raise invalid("response_format.json_schema.schema is missing", "response_format")
-    return from_json_schema(_object_of(fields, "response_format", ANY_OBJECT if schema is None else schema))
+    wanted.object("json_schema")  # an object, if it is there
+    return for_response_format(wanted.given())
 
 
 def _object_of(fields: Fields, name: str, value: Any) -> dict[str, Any]:
