@@ -17,7 +17,7 @@ from ..stats import BatchStats, LayerStats, Meter, Sparsity, Timings
 from ..text import TextAssembler
 from .engine import Alternative, Done, Event, FinishReason, PromptProgress, Request, Token
 
-CHUNK = 128  # prompt rows per batch; always the same, so that bits do not depend on what runs beside
+CHUNK = 64  # prompt rows per batch; always the same, so that bits do not depend on what runs beside
 
 
 class Slot:
