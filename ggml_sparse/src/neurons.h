@@ -27,9 +27,10 @@ struct branches {
     bool       has_second;
     bool       relu_second;
     bool       every_row; // DENSE: compute all rows whatever comes out
-    bool       first_is_up;
 };
 
+// Does up decide which neurons are computed further?
+bool     first_is_up(const ggml_sparse_ffn & ffn);
 branches branches_of(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels);
 
 struct gate_up_columns {
