@@ -32,7 +32,8 @@ trim=16384
 share=1.0
 mixture=
 piece=
-train='python -m turbosparse.train.drelu SRC -o OUT --data SHARDS --minutes N --resume --device auto --save-every 120'
+talks=0
+train='python -m turbosparse.train.reference SRC -o OUT --data SHARDS --minutes N --talks TALKS --all=--save-every=120'
 
 die() { echo "error: $*" >&2; exit 2; }
 say() { echo "train-reference: $*"; }
@@ -48,6 +49,7 @@ options
   --python PY      there: Python with torch      --here PY      here: Python with turbosparse
   --source FILE    the teacher, a GGUF file      --mixture FILE   another mixture
   --piece BYTES    largest piece to carry        --work --carry --back DIR
+  --talks TOKENS   dialogues that the teacher writes before training, on the machine ($talks)
   --train COMMAND  instead of: $train
 EOF
 }
@@ -56,13 +58,13 @@ parse() {
     while [ $# -gt 0 ]; do
         case $1 in
             --help|-h) usage; exit 0 ;;
-            --minutes|--wait|--part|--run|--trim|--share|--mixture|--piece|--source|--python|--here|--source|--work|--carry|--back|--train)
+            --minutes|--wait|--part|--run|--trim|--share|--mixture|--piece|--source|--python|--here|--source|--work|--carry|--back|--train|--talks)
                 [ $# -ge 2 ] || die "$1 needs a value"
                 eval "${1#--}=\$2"; shift 2 ;;
             *) die "unknown option $1; see --help" ;;
         esac
     done
-    for number in "$wait" "$part" "$trim"; do
+    for number in "$wait" "$part" "$trim" "$talks"; do
         case $number in ''|*[!0-9]*) die "expected a whole number, found '$number'" ;; esac
     done
 }
@@ -125,7 +127,7 @@ assemble() {
         say "no finished checkpoint among them; training was stopped early"
         return 0
     fi
-    "$here" -m turbosparse.cli convert "$out/out" -o "$work/reference.gguf" --outtype q8_0 --force
+    "$here" -m turbosparse.cli convert "$out/out" -o "$work/reference.gguf" --outtype q4_0 --force
     heldout=$(find "$work/shards" -name 'heldout-*.txt' | sort | head -n 1)
     [ -z "$heldout" ] || measure "$heldout"
 }
@@ -205,7 +207,7 @@ EOF
 launch() {
     mkdir -p "$run/out"
     rm -f "$run/rc" "$run/pid"
-    if [ -f "$run/out/train/state.pt" ]; then say "resuming"; else say "starting"; fi
+    if [ -n "$(find "$run/out" -name state.pt)" ]; then say "resuming"; else say "starting"; fi
     cat >"$run/train.sh" <<EOF
 cd '$run'
 export PYTHONPATH='$run/code:$run/parcel/site' PYTHONUNBUFFERED=1
@@ -219,7 +221,7 @@ EOF
     while [ ! -s "$run/pid" ]; do sleep 0.1; done
 }
 
-# SRC OUT SHARDS N and a leading python are placeholders; they stand as words of their own.
+# SRC OUT SHARDS N TALKS and a leading python are placeholders; they stand as words of their own.
 command_line() {
     for word in $train; do
         case $word in
@@ -228,6 +230,7 @@ command_line() {
             OUT) word=$run/out ;;
             SHARDS) word=$run/parcel/shards ;;
             N) word=$minutes ;;
+            TALKS) word=$talks ;;
         esac
         printf "'%s' " "$word"
     done
@@ -256,7 +259,9 @@ stop_training() { [ ! -f "$run/pid" ] || kill -9 "-$(cat "$run/pid")" 2>/dev/nul
 bring_log() {
     mkdir -p "$OUT"
     tail -c $((8 * mib)) "$run/log.txt" >"$OUT/log.txt"
-    [ ! -f "$run/out/train/log.csv" ] || tail -c $((7 * mib)) "$run/out/train/log.csv" >"$OUT/log.csv"
+    for log in out/train out/stages/healed/train out/stages/control/train; do
+        [ ! -f "$run/$log/log.csv" ] || tail -c $((2 * mib)) "$run/$log/log.csv" >"$OUT/$(echo $log | tr / -).csv"
+    done
 }
 
 # Four pieces a call: five files with the manifest, 60 MiB.
@@ -269,6 +274,8 @@ collect() {
         cp -R "$run/out" "$run/stage/out"
         cp "$run/log.txt" "$run/stage/"
         find "$run/stage" \( -name '*.pt' -o -name '*.part' -o -name '*.npz' \) -exec rm {} +  # optimiser state: GBs
+        # What lies between has been measured there (train/heldout.json); only the student comes back.
+        [ ! -d "$run/stage/out/stages" ] || find "$run/stage/out/stages" \( -name '*.safetensors' -o -name '*.bin' \) -exec rm {} +
         there -m turbosparse.train.parcel pack "$run/stage" -o "$run/result" --max-bytes $((15 * mib)) --plain
     fi
     [ -f "$run/result/parcel.json" ] || die "collect --part 0 comes first"
@@ -322,9 +329,8 @@ dry_run() {
 
 # The trainer writes its state now and then; the kill must hit after the first one.
 wait_for_state() {
-    state=$run/out/train/state.pt
     seconds=0
-    while [ ! -s "$state" ]; do
+    while state=$(find "$run/out" -name state.pt -size +0 2>/dev/null | head -n 1) && [ -z "$state" ]; do
         alive || { tail -n 30 "$run/log.txt"; die "training ended before it wrote a state"; }
         [ $seconds -lt 580 ] || die "no state after $seconds s"
         sleep 1
@@ -354,7 +360,7 @@ call() {
     begun=$(date +%s)
     rc=0
     (cd "$tree" && OUT=$scratch/out timeout 600 sh tools/train-reference.sh "$verb" --run "$run" --python "$python" \
-        --minutes "$minutes" --train "$train" --carry build/carry "$@") >"$scratch/call.txt" 2>&1 || rc=$?
+        --minutes "$minutes" --talks "$talks" --train "$train" --carry build/carry "$@") >"$scratch/call.txt" 2>&1 || rc=$?
     cat "$scratch/call.txt"
     [ $rc -eq 0 ] || die "$verb failed with exit code $rc"
     "$here" -m turbosparse.train.parcel check "$scratch/out" --files $limit_files --file-bytes $limit_file \

@@ -174,9 +174,10 @@ struct ggml_sparse_context_params {
     enum ggml_sparse_mode mode;
     enum ggml_sparse_isa  isa;
     bool    ignore_swa; // allow n_ctx above the checkpoint's sliding window
+    int32_t n_seq_max;  // sequences, 1 .. 64; each may hold n_ctx tokens, in cells of its own
 };
 
-// n_ctx 0, n_batch 2048, n_ubatch 512, F16 KV, flash attention auto, DEFAULT mode, AUTO isa.
+// n_ctx 0, n_batch 2048, n_ubatch 512, F16 KV, flash attention auto, DEFAULT mode, AUTO isa, 1 sequence.
 GGML_SPARSE_API struct ggml_sparse_context_params ggml_sparse_context_default_params(void) GGML_SPARSE_NOEXCEPT;
 
 // ERR_UNSUPPORTED when n_ctx is above the sliding window (needed, available), or PREDICTED is
@@ -203,6 +204,13 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_eval(
         struct ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens,
         float * logits, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
+// Hidden states after the last norm, which the head would read: `states` receives [n_tokens, n_embd].
+// `tokens` is a fresh sequence; whatever the context held is forgotten, and n_past is 0 afterwards.
+// ERR_CONTEXT when n_tokens > n_ctx.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_embed(
+        struct ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens,
+        float * states, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
 // [n_vocab] of the last token evaluated, NULL before the first; valid until the next eval.
 GGML_SPARSE_API const float * ggml_sparse_context_last_logits(struct ggml_sparse_context * ctx) GGML_SPARSE_NOEXCEPT;
 
@@ -210,9 +218,52 @@ GGML_SPARSE_API const float * ggml_sparse_context_last_logits(struct ggml_sparse
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_truncate(
         struct ggml_sparse_context * ctx, int32_t n_past, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
+// The KV cache of the sequence as bytes in libllama's format: for contexts of the same model, KV types
+// and flash attention, in this build. set replaces the sequence; last logits are gone afterwards.
+// Bytes of other origin are refused with ERR_ARGUMENT as far as libllama notices: do not load strangers'.
+GGML_SPARSE_API size_t ggml_sparse_context_state_size(struct ggml_sparse_context * ctx) GGML_SPARSE_NOEXCEPT;
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_state_get(
+        struct ggml_sparse_context * ctx, uint8_t * dst, size_t size, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_state_set(
+        struct ggml_sparse_context * ctx, const uint8_t * src, size_t size, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
 // Make the eval under way, or the next one, return ERR_CANCELLED at its next FFN block. Any thread.
 // The flag is cleared when that eval returns.
 GGML_SPARSE_API void ggml_sparse_context_cancel(struct ggml_sparse_context * ctx) GGML_SPARSE_NOEXCEPT;
+
+// --- several sequences at once ---
+//
+// The functions above work on sequence 0; these work on any, and on many in one batch. Sequences
+// never see each other: with n_threads 1, or flash attention off, one gets the same bits whatever
+// runs beside it, as long as its own tokens come in the same batches of more than 8 rows.
+
+struct ggml_sparse_row {
+    int32_t token;
+    int32_t seq;    // 0 <= seq < n_seq_max; the token is appended to it
+    bool    logits; // wanted
+};
+
+// One llama_decode call on rows[n_rows], n_rows <= n_batch; the rows of a sequence must stand in order
+// and all together. On any error every sequence is as it was before. ERR_CONTEXT when a sequence
+// would grow beyond n_ctx.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_decode(
+        struct ggml_sparse_context * ctx, const struct ggml_sparse_row * rows, int32_t n_rows,
+        struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
+// [n_vocab] of a row of the last decode; NULL when none were wanted. Valid until the next evaluation.
+GGML_SPARSE_API const float * ggml_sparse_context_row_logits(struct ggml_sparse_context * ctx, int32_t i_row) GGML_SPARSE_NOEXCEPT;
+
+// Tokens of a sequence; -1 when there is no such sequence.
+GGML_SPARSE_API int32_t ggml_sparse_context_seq_n_past(const struct ggml_sparse_context * ctx, int32_t seq) GGML_SPARSE_NOEXCEPT;
+
+// Keep the first n tokens of a sequence, forget the rest. *kept receives how many it has then: n, or
+// 0 where the model's memory cannot be cut at that place (a sliding window, a recurrent state).
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_seq_keep(
+        struct ggml_sparse_context * ctx, int32_t seq, int32_t n, int32_t * kept, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
+// Make sequence `to` equal to sequence `from`.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_seq_copy(
+        struct ggml_sparse_context * ctx, int32_t from, int32_t to, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
 // --- counters: what was done, never what was estimated ----------------------
 //
@@ -255,6 +306,20 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_profile_read(
         uint64_t * counts, uint64_t * columns, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
 // ---------------------------------------------------------------------------
+// Memory bandwidth
+// ---------------------------------------------------------------------------
+
+// A probe owns n_bytes of memory (huge pages where the system grants them); choose n_bytes far above
+// the caches, 1 GiB say. measure reads all of it once, each thread its own part from end to end.
+struct ggml_sparse_bandwidth;
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_bandwidth_create(
+        uint64_t n_bytes, struct ggml_sparse_bandwidth ** probe, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+GGML_SPARSE_API void ggml_sparse_bandwidth_free(struct ggml_sparse_bandwidth * probe) GGML_SPARSE_NOEXCEPT;
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_bandwidth_measure(
+        struct ggml_sparse_bandwidth * probe, int32_t n_threads, double * bytes_per_second,
+        struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
+// ---------------------------------------------------------------------------
 // Text and sampling (libllama's tokenizer and samplers)
 // ---------------------------------------------------------------------------
 
@@ -292,6 +357,10 @@ GGML_SPARSE_API void ggml_sparse_sampler_free(struct ggml_sparse_sampler * sampl
 // Draw from the last logits of ctx and accept the token. ERR_ARGUMENT before the first eval.
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_sampler_sample(
         struct ggml_sparse_sampler * sampler, struct ggml_sparse_context * ctx,
+        int32_t * token, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+// The same from the logits of a row of the last ggml_sparse_context_decode.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_sampler_sample_row(
+        struct ggml_sparse_sampler * sampler, struct ggml_sparse_context * ctx, int32_t i_row,
         int32_t * token, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 // Tell the penalties about a token that was not sampled here (the prompt).
 GGML_SPARSE_API void ggml_sparse_sampler_accept(struct ggml_sparse_sampler * sampler, int32_t token) GGML_SPARSE_NOEXCEPT;

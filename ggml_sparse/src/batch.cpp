@@ -13,13 +13,6 @@ namespace ggml_sparse {
 static constexpr int64_t N_CHUNK_MAX = 256;          // rows per unit of work
 static constexpr int     N_FEW       = N_COLUMN_MAX; // columns that `down` takes row by row
 
-static bool unpacks(int32_t type) { return weight_type_find(type)->form != x_form::GGML; }
-
-bool batch_supports(const ggml_sparse_ffn & ffn) {
-    const bool predictor = ffn.mode != GGML_SPARSE_MODE_PREDICTED || (unpacks(ffn.fc1.type) && unpacks(ffn.fc2.type));
-    return unpacks(ffn.up.type) && (ffn.activation == GGML_SPARSE_RELU || unpacks(ffn.gate.type)) && predictor;
-}
-
 namespace {
 
 enum phase { PHASE_X, PHASE_HIDDEN, PHASE_HIDDEN_X, PHASE_MASK, PHASE_GATE_UP, PHASE_LIST, PHASE_DOWN, PHASE_REDUCE, N_PHASE };
@@ -63,16 +56,16 @@ class batch_job {
     float *       h_of(int c) const { return h_ + c * n_ff_; }
     uint8_t *     scratch(int ith) const { return scratch_ + static_cast<size_t>(ith) * scratch_size_; }
 
-    void prepare_x();
-    void select(int ith);
+    void                       prepare_x();
+    void                       select(int ith);
     template <typename F> void every_product(const panel_slot & slot, phase p, int ith, F && f);
-    void gate_up(int ith, neuron_counts & counts);
-    void first_branch(const chunk & u, int ith, neuron_counts & counts);
-    void second_branch(const chunk & u, int ith, neuron_counts & counts);
-    void count_active(const chunk & u, neuron_counts & counts);
-    void down_few(neuron_counts & counts);
-    void down_many(int ith, neuron_counts & counts);
-    void reduce();
+    void                       gate_up(int ith, neuron_counts & counts);
+    void                       first_branch(const chunk & u, int ith, neuron_counts & counts);
+    void                       second_branch(const chunk & u, int ith, neuron_counts & counts);
+    void                       count_active(const chunk & u, neuron_counts & counts);
+    void                       down_few(neuron_counts & counts);
+    void                       down_many(int ith, neuron_counts & counts);
+    void                       reduce();
 
     const ggml_sparse_ffn & ffn_;
     const ffn_columns &     cols_;

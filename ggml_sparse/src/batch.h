@@ -8,9 +8,6 @@
 
 namespace ggml_sparse {
 
-// Do all matrices that are multiplied have tile kernels?
-bool batch_supports(const ggml_sparse_ffn & ffn);
-
 // ffn_run for DENSE, EXACT and PREDICTED. Adds the rows computed to `total`.
 bool batch_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws,
                neuron_counts & total, ffn_times & times);

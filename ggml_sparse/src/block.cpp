@@ -102,6 +102,9 @@ ggml_status ffn_block::run_expert(int64_t e, int32_t il, ffn_session & session, 
         session.profile_columns[size_t(il)][size_t(e)] += uint64_t(cols.n);
     }
     const bool done = ffn_run(session.ffn(il, e), cols, params, ws_, session.layers[size_t(il)], session.times);
+    if (!done) {
+        session.stopping(); // the host is about to complain
+    }
     return done ? GGML_STATUS_SUCCESS : GGML_STATUS_ABORTED;
 }
 

@@ -56,6 +56,7 @@ static ggml_sparse_context_params filled_in(const model_spec & spec, ggml_sparse
                      "n_ctx, n_batch, n_ubatch and n_threads must not be negative");
     require_argument(p.flash_attn >= -1 && p.flash_attn <= 1, "flash_attn must be -1, 0 or 1");
     require_argument(p.n_threads <= 512, "n_threads must be at most 512");
+    require_argument(p.n_seq_max >= 1 && p.n_seq_max <= 64, "n_seq_max must be from 1 to 64");
     p.n_ctx     = p.n_ctx ? p.n_ctx : spec.info.n_ctx_train;
     p.n_threads = p.n_threads ? p.n_threads : default_threads();
     p.n_batch   = std::min(p.n_batch, p.n_ctx);
@@ -66,18 +67,20 @@ static ggml_sparse_context_params filled_in(const model_spec & spec, ggml_sparse
 
 static llama_context_params host_params(const ggml_sparse_context_params & p, ffn_session & session) {
     llama_context_params h = llama_context_default_params();
-    h.n_ctx                = uint32_t(p.n_ctx);
-    h.n_batch              = uint32_t(p.n_batch);
-    h.n_ubatch             = uint32_t(p.n_ubatch);
-    h.n_seq_max            = 1;
-    h.n_threads            = p.n_threads;
-    h.n_threads_batch      = p.n_threads;
-    h.flash_attn_type      = llama_flash_attn_type(p.flash_attn);
-    h.type_k               = kv_type(p.type_k);
-    h.type_v               = kv_type(p.type_v);
-    h.abort_callback       = session_cancelled;
-    h.abort_callback_data  = &session;
-    h.no_perf              = true;
+    // libllama rounds what one of several sequences gets up to 256 cells
+    h.n_ctx               = uint32_t(p.n_seq_max == 1 ? p.n_ctx : p.n_seq_max * GGML_PAD(p.n_ctx, 256));
+    h.n_batch             = uint32_t(p.n_batch);
+    h.n_ubatch            = uint32_t(p.n_ubatch);
+    h.n_seq_max           = uint32_t(p.n_seq_max);
+    h.kv_unified          = false;
+    h.n_threads           = p.n_threads;
+    h.n_threads_batch     = p.n_threads;
+    h.flash_attn_type     = llama_flash_attn_type(p.flash_attn);
+    h.type_k              = kv_type(p.type_k);
+    h.type_v              = kv_type(p.type_v);
+    h.abort_callback      = session_cancelled;
+    h.abort_callback_data = &session;
+    h.no_perf             = true;
     return h;
 }
 
@@ -96,8 +99,9 @@ ggml_sparse_context::ggml_sparse_context(ggml_sparse_model & model, const ggml_s
         throw error(GGML_SPARSE_ERR_BACKEND,
                     "libllama could not make a context of " + std::to_string(p.n_ctx) + " tokens: " + log.errors());
     }
-    n_ctx   = p.n_ctx;
-    n_batch = p.n_batch;
+    n_ctx     = p.n_ctx;
+    n_batch   = p.n_batch;
+    n_seq_max = p.n_seq_max;
 }
 
 void ggml_sparse_context::llama_deleter::operator()(llama_context * c) const {
@@ -151,7 +155,7 @@ void ggml_sparse_context::record(int32_t n_tokens, uint64_t ns_total) {
 }
 
 // llama_decode returns 0 done, 1 no room in the KV cache, 2 aborted, below 0 failed.
-static void check_decode(int32_t rc, const ffn_session & session) {
+void ggml_sparse_context::check_decode(int32_t rc) const {
     switch (rc) {
         case 0: return;
         case 1: throw error(GGML_SPARSE_ERR_CONTEXT, "The KV cache has no room for the batch.");
@@ -161,7 +165,20 @@ static void check_decode(int32_t rc, const ffn_session & session) {
     }
 }
 
-// One llama_decode call on tokens[n_tokens], appended at n_past.
+// One llama_decode call, timed and, if it succeeds, recorded. Returns what it returned.
+int32_t ggml_sparse_context::run(const llama_batch & batch) {
+    row_has_logits.clear();
+    session.start_batch();
+    const uint64_t begin = now_ns();
+    const int32_t  rc    = llama_decode(llama.get(), batch);
+    session.end_batch();
+    if (rc == 0) {
+        record(batch.n_tokens, now_ns() - begin);
+    }
+    return rc;
+}
+
+// tokens[n_tokens], appended to sequence 0 at n_past.
 void ggml_sparse_context::decode(const int32_t * tokens, int32_t n_tokens, bool all_logits, bool last) {
     std::vector<llama_token> ids(tokens, tokens + n_tokens);
     std::vector<int8_t>      wanted(size_t(n_tokens), all_logits);
@@ -171,14 +188,11 @@ void ggml_sparse_context::decode(const int32_t * tokens, int32_t n_tokens, bool 
     batch.token    = ids.data();
     batch.logits   = wanted.data();
 
-    session.start_batch();
-    const uint64_t begin = now_ns();
-    const int32_t  rc    = llama_decode(llama.get(), batch);
+    const int32_t rc = run(batch);
     if (rc != 0) {
         llama_memory_seq_rm(llama_get_memory(llama.get()), 0, n_past, -1);
     }
-    check_decode(rc, session);
-    record(n_tokens, now_ns() - begin);
+    check_decode(rc);
     n_past += n_tokens;
 }
 
@@ -189,23 +203,23 @@ void ggml_sparse_context::copy_logits(int32_t n_tokens, float * logits) const {
     }
 }
 
-struct flag_reset { // a cancel concerns one eval only
-    std::atomic<bool> & flag;
-    ~flag_reset() { flag = false; }
-};
-
-void ggml_sparse_context::eval(const int32_t * tokens, int32_t n_tokens, float * logits) {
-    require_argument(tokens && n_tokens > 0, "eval needs at least one token");
+// Against the vocabulary, and against the room behind n_past.
+void ggml_sparse_context::check_tokens(const int32_t * tokens, int32_t n_tokens) const {
+    require_argument(tokens && n_tokens > 0, "at least one token is needed");
     for (int32_t i = 0; i < n_tokens; ++i) {
         require_argument(tokens[i] >= 0 && tokens[i] < model.spec.info.n_vocab, "token outside [0, n_vocab)");
     }
-    const flag_reset reset{session.cancel};
     if (int64_t(n_past) + n_tokens > n_ctx) {
         error e(GGML_SPARSE_ERR_CONTEXT, "The sequence would be " + std::to_string(int64_t(n_past) + n_tokens) +
                                              " tokens long, but the context holds " + std::to_string(n_ctx) +
                                              ". Raise n_ctx or shorten the text; nothing is ever truncated.");
         throw e.at("n_ctx").counts(int64_t(n_past) + n_tokens, n_ctx);
     }
+}
+
+void ggml_sparse_context::eval(const int32_t * tokens, int32_t n_tokens, float * logits) {
+    const flag_reset reset{session.cancel};
+    check_tokens(tokens, n_tokens);
     const size_t n_vocab = size_t(model.spec.info.n_vocab);
     for (int32_t i = 0; i < n_tokens; i += n_batch) {
         const int32_t n = std::min(n_batch, n_tokens - i);
@@ -217,6 +231,39 @@ void ggml_sparse_context::eval(const int32_t * tokens, int32_t n_tokens, float *
         }
     }
     has_logits = true;
+}
+
+// While alive, llama_decode also keeps hidden states, and the sequence is one of its own.
+struct embedding_scope {
+    explicit embedding_scope(ggml_sparse_context & context) : context(context) {
+        context.truncate(0);
+        set(true);
+    }
+    ~embedding_scope() {
+        set(false);
+        llama_memory_seq_rm(llama_get_memory(context.llama.get()), 0, 0, -1);
+        context.n_past     = 0;
+        context.has_logits = false;
+    }
+    void set(bool value) const {
+        const host_log_scope log; // it reports the switch
+        llama_set_embeddings(context.llama.get(), value);
+    }
+    ggml_sparse_context & context;
+};
+
+void ggml_sparse_context::embed(const int32_t * tokens, int32_t n_tokens, float * states) {
+    const flag_reset      reset{session.cancel};
+    const embedding_scope scope(*this);
+    check_tokens(tokens, n_tokens);
+    const size_t n_embd = size_t(model.spec.info.n_embd);
+    for (int32_t i = 0; i < n_tokens; i += n_batch) {
+        const int32_t n = std::min(n_batch, n_tokens - i);
+        decode(tokens + i, n, true, true);
+        for (int32_t j = 0; j < n; ++j) {
+            std::memcpy(states + size_t(i + j) * n_embd, llama_get_embeddings_ith(llama.get(), j), n_embd * sizeof(float));
+        }
+    }
 }
 
 void ggml_sparse_context::truncate(int32_t n) {
@@ -231,7 +278,7 @@ void ggml_sparse_context::truncate(int32_t n) {
 // --- C API ---------------------------------------------------------------------------
 
 ggml_sparse_context_params ggml_sparse_context_default_params(void) noexcept {
-    return {0, 2048, 512, 0, GGML_TYPE_F16, GGML_TYPE_F16, -1, GGML_SPARSE_MODE_DEFAULT, GGML_SPARSE_ISA_AUTO, false};
+    return {0, 2048, 512, 0, GGML_TYPE_F16, GGML_TYPE_F16, -1, GGML_SPARSE_MODE_DEFAULT, GGML_SPARSE_ISA_AUTO, false, 1};
 }
 
 ggml_sparse_status ggml_sparse_context_create(ggml_sparse_model * model, const ggml_sparse_context_params * params,
@@ -266,6 +313,11 @@ int32_t ggml_sparse_context_n_past(const ggml_sparse_context * ctx) noexcept { r
 ggml_sparse_status ggml_sparse_context_eval(ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens, float * logits,
                                             ggml_sparse_error * err) noexcept {
     return guard(err, [&] { ctx->eval(tokens, n_tokens, logits); });
+}
+
+ggml_sparse_status ggml_sparse_context_embed(ggml_sparse_context * ctx, const int32_t * tokens, int32_t n_tokens, float * states,
+                                             ggml_sparse_error * err) noexcept {
+    return guard(err, [&] { ctx->embed(tokens, n_tokens, states); });
 }
 
 const float * ggml_sparse_context_last_logits(ggml_sparse_context * ctx) noexcept {

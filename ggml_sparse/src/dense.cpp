@@ -19,27 +19,20 @@ bool dense_supports(const ggml_tensor * op) {
         return false;
     }
     const bool flat = w->ne[2] == 1 && w->ne[3] == 1 && x->ne[2] == 1 && x->ne[3] == 1;
-    const bool few  = x->ne[1] <= 8 || weight_type_find(w->type)->form != x_form::GGML;
-    return flat && few && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && op->type == GGML_TYPE_F32;
+    return flat && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && op->type == GGML_TYPE_F32;
 }
 
 static float * column(const ggml_tensor * t, int64_t i) {
     return reinterpret_cast<float *>(static_cast<char *>(t->data) + size_t(i) * t->nb[1]);
 }
 
-// Few columns: one after the other, with the dot of a row.
 static void run_dots(const ggml_tensor * op, const row_reader & rows, int n_threads, ffn_workspace & ws) {
-    const ggml_tensor * x      = op->src[1];
-    const size_t        stride = x_prepared_size(rows.type(), rows.n_col());
-    uint8_t *           space  = static_cast<uint8_t *>(ws.reserve(stride));
-    for (int64_t c = 0; c < x->ne[1]; ++c) {
-        const void * prepared = x_prepare(rows.type(), column(x, c), rows.n_col(), space);
-        float *      y        = column(op, c);
+    const void * x = x_prepare(rows.type(), column(op->src[1], 0), rows.n_col(), ws.reserve(x_prepared_size(rows.type(), rows.n_col())));
+    float *      y = column(op, 0);
 #pragma omp parallel for num_threads(n_threads) schedule(dynamic)
-        for (int64_t i0 = 0; i0 < rows.n_row(); i0 += N_CHUNK) {
-            for (int64_t i = i0; i < std::min(rows.n_row(), i0 + N_CHUNK); ++i) {
-                y[i] = rows.dot(i, prepared);
-            }
+    for (int64_t i0 = 0; i0 < rows.n_row(); i0 += N_CHUNK) {
+        for (int64_t i = i0; i < std::min(rows.n_row(), i0 + N_CHUNK); ++i) {
+            y[i] = rows.dot(i, x, std::min(i + 2, rows.n_row() - 1));
         }
     }
 }
@@ -74,7 +67,7 @@ void dense_run(const ggml_tensor * op, int n_threads, const sparse_kernels & ker
     const ggml_tensor * w = op->src[0];
     const row_reader    rows({int32_t(w->type), w->ne[0], w->ne[1], w->data}, kernels);
     const int64_t       n = op->src[1]->ne[1], n_at_once = columns_at_once(rows.n_col());
-    if (n == 1 || rows.type().form == x_form::GGML) {
+    if (n == 1) {
         run_dots(op, rows, n_threads, ws);
         return;
     }

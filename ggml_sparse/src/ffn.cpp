@@ -124,8 +124,7 @@ x_slot ffn_job::make_slot(const row_reader & rows, carver & c) const {
 void ffn_job::lay_out(carver & c) {
     first_ = make_slot(branches_.first, c);
     if (branches_.has_second) {
-        const bool same = branches_.second.type().form == first_.type->form && branches_.second.type().x_type == first_.type->x_type;
-        second_         = same ? first_ : make_slot(branches_.second, c);
+        second_ = branches_.second.type().shares_x(*first_.type) ? first_ : make_slot(branches_.second, c);
     }
     if (predicted_) {
         pred_     = make_slot(fc1_, c);
@@ -354,7 +353,7 @@ bool ffn_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_ru
         std::memset(params.mask, 1, static_cast<size_t>(cols.n * ffn.up.n_row));
     }
     neuron_counts total;
-    const auto    run  = cols.n > 1 && batch_supports(ffn) ? batch_run : few_run;
+    const auto    run  = cols.n > 1 ? batch_run : few_run;
     const bool    done = run(ffn, cols, params, ws, total, times);
     add_stats(ffn, cols.n, total, stats);
     return done;

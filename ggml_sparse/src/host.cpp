@@ -5,15 +5,28 @@
 #include "ggml-cpu.h"
 #include "llama.h"
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <vector>
 
 namespace ggml_sparse {
 
-static std::mutex & log_mutex() {
-    static std::mutex m;
-    return m;
-}
+// The process has one log callback, so there is one of this: the scopes alive and what they stand in for.
+struct host_log {
+    std::mutex                    mutex;
+    std::vector<host_log_scope *> scopes;
+    ggml_log_callback             before      = nullptr;
+    void *                        before_data = nullptr;
+
+    static host_log & get() {
+        static host_log log;
+        return log;
+    }
+
+    static void receive(ggml_log_level level, const char * text, void *);
+    void        set(ggml_log_callback callback, void * data);
+};
 
 static void check_version() {
     if (std::strcmp(ggml_version(), abi::host_version) == 0) {
@@ -56,32 +69,60 @@ void check_host() {
     check_cpu();
 }
 
-void silence_host() {
-    std::lock_guard<std::mutex> lock(log_mutex());
-    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+static void drop(ggml_log_level, const char *, void *) {}
+
+void silence_host() { host_log::get().set(drop, nullptr); }
+
+// Takes effect now, or when the last scope ends.
+void host_log::set(ggml_log_callback callback, void * data) {
+    std::lock_guard<std::mutex> lock(mutex);
+    before      = callback;
+    before_data = data;
+    if (scopes.empty()) {
+        llama_log_set(callback, data); // it also sets ggml's
+    }
 }
 
-// llama_log_set also sets ggml's callback; both are restored together.
+void host_log::receive(ggml_log_level level, const char * text, void *) {
+    host_log &                   log = get();
+    std::unique_lock<std::mutex> lock(log.mutex);
+    const auto                   newest = std::find_if(log.scopes.rbegin(), log.scopes.rend(),
+                                                       [](const host_log_scope * s) { return s->owner_ == std::this_thread::get_id(); });
+    if (newest != log.scopes.rend()) {
+        (*newest)->receive(level, text);
+        return;
+    }
+    const ggml_log_callback callback = log.before;
+    void * const            data     = log.before_data;
+    lock.unlock(); // the callback may wait for others of our threads
+    if (callback) {
+        callback(level, text, data);
+    }
+}
+
 host_log_scope::host_log_scope() {
-    log_mutex().lock();
-    llama_log_get(&callback_, &data_);
-    llama_log_set(receive, this);
+    host_log &                  log = host_log::get();
+    std::lock_guard<std::mutex> lock(log.mutex);
+    log.scopes.push_back(this);
+    if (log.scopes.size() == 1) {
+        llama_log_get(&log.before, &log.before_data);
+        llama_log_set(host_log::receive, nullptr);
+    }
 }
 
 host_log_scope::~host_log_scope() {
-    llama_log_set(callback_, data_);
-    log_mutex().unlock();
+    host_log &                  log = host_log::get();
+    std::lock_guard<std::mutex> lock(log.mutex);
+    log.scopes.erase(std::find(log.scopes.begin(), log.scopes.end(), this));
+    if (log.scopes.empty()) {
+        llama_log_set(log.before, log.before_data);
+    }
 }
 
-void host_log_scope::receive(ggml_log_level level, const char * text, void * self) {
-    auto & scope = *static_cast<host_log_scope *>(self);
-    if (std::this_thread::get_id() != scope.owner_) {
-        scope.callback_(level, text, scope.data_);
-        return;
-    }
-    scope.level_ = level == GGML_LOG_LEVEL_CONT ? scope.level_ : level;
-    if (scope.level_ == GGML_LOG_LEVEL_ERROR) {
-        scope.errors_ += text;
+void host_log_scope::receive(ggml_log_level level, const char * text) {
+    level_ = level == GGML_LOG_LEVEL_CONT ? level_ : level;
+    if (level_ == GGML_LOG_LEVEL_ERROR) {
+        errors_ += text;
     }
 }
 

@@ -15,9 +15,9 @@ void check_host();
 // Drop everything the host logs, from now on: for programs that own their process.
 void silence_host();
 
-// While alive, keeps the lines the host writes during our own call off stderr and collects its
-// errors for our message; lines of other threads pass through. Then the callback that was
-// set before is back. One at a time: it holds a lock.
+// While alive, keeps the lines that the host writes on this thread off stderr and collects its
+// errors for our message; lines of other threads pass through. With the last scope of the
+// process the callback that was set before the first is back.
 class host_log_scope {
   public:
     host_log_scope();
@@ -28,13 +28,12 @@ class host_log_scope {
     const std::string & errors() const { return errors_; }
 
   private:
-    static void receive(ggml_log_level level, const char * text, void * self);
+    friend struct host_log;
+    void receive(ggml_log_level level, const char * text);
 
-    ggml_log_callback callback_ = nullptr; // the one that was set before
-    void *            data_     = nullptr;
-    std::thread::id   owner_    = std::this_thread::get_id();
-    ggml_log_level    level_    = GGML_LOG_LEVEL_NONE;
-    std::string       errors_;
+    std::thread::id owner_ = std::this_thread::get_id();
+    ggml_log_level  level_ = GGML_LOG_LEVEL_NONE;
+    std::string     errors_;
 };
 
 } // namespace ggml_sparse

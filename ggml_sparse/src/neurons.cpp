@@ -1,6 +1,7 @@
 #include "neurons.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace ggml_sparse {
 
@@ -13,9 +14,9 @@ bool first_is_up(const ggml_sparse_ffn & ffn) { // reglu: relu(gate) decides
 
 branches branches_of(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels) {
     branches b;
-    b.has_second  = ffn.activation != GGML_SPARSE_RELU;
-    b.relu_second = ffn.activation == GGML_SPARSE_DRELU;
-    b.every_row   = ffn.mode == GGML_SPARSE_MODE_DENSE;
+    b.has_second       = ffn.activation != GGML_SPARSE_RELU;
+    b.relu_second      = ffn.activation == GGML_SPARSE_DRELU;
+    b.every_row        = ffn.mode == GGML_SPARSE_MODE_DENSE;
     const bool swapped = first_is_up(ffn);
     b.first            = row_reader(swapped ? ffn.up : ffn.gate, kernels);
     if (b.has_second) {
@@ -29,16 +30,13 @@ struct row_list {
     int     n = 0;
     int32_t ids[N_CHUNK_MAX];
 
+    // Calls f(j, ahead): `ahead` is the row to bring to L2 meanwhile.
     template <typename F> void each(const row_reader & rows, F && f) const {
-        const bool gathered = n > 0 && ids[n - 1] - ids[0] >= n + n / 4; // else the hardware sees the stream
-        for (int k = 0; gathered && k < std::min(N_AHEAD, n); ++k) {
+        for (int k = 0; k < std::min(N_AHEAD, n); ++k) {
             rows.prefetch(ids[k]);
         }
         for (int k = 0; k < n; ++k) {
-            if (gathered && k + N_AHEAD < n) {
-                rows.prefetch(ids[k + N_AHEAD]);
-            }
-            f(ids[k]);
+            f(ids[k], ids[std::min(k + N_AHEAD, n - 1)]);
         }
     }
 };
@@ -64,10 +62,10 @@ static void first_branch(const branches & b, const gate_up_columns & cols, int64
     }
     row_list list;
     list_rows(list, j0, j1, n, selected);
-    list.each(b.first, [&](int64_t j) {
+    list.each(b.first, [&](int64_t j, int64_t ahead) {
         for (int c = 0; c < n; ++c) {
             if (selected(c, j)) {
-                cols.h[c * n_ff + j] = relu(b.first.dot(j, cols.first.x[c]));
+                cols.h[c * n_ff + j] = relu(b.first.dot(j, cols.first.x[c], std::exchange(ahead, j)));
                 counts.first++;
             }
         }
@@ -80,10 +78,10 @@ static void second_branch(const branches & b, const gate_up_columns & cols, int6
     auto          wanted = [&](int c, int64_t j) { return b.every_row || cols.h[c * n_ff + j] != 0.0f; };
     row_list      list;
     list_rows(list, j0, j1, n, wanted);
-    list.each(b.second, [&](int64_t j) {
+    list.each(b.second, [&](int64_t j, int64_t ahead) {
         for (int c = 0; c < n; ++c) {
             if (wanted(c, j)) {
-                const float second = b.second.dot(j, cols.second.x[c]);
+                const float second = b.second.dot(j, cols.second.x[c], std::exchange(ahead, j));
                 float &     h      = cols.h[c * n_ff + j];
                 h                  = h == 0.0f ? 0.0f : h * (b.relu_second ? relu(second) : second);
                 counts.second++;
@@ -140,7 +138,8 @@ uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, int n,
         std::fill(acc[c], acc[c] + down_t.n_col(), 0.0f);
     }
     each_list(n_ff, piece, n, wanted, [&](const row_list & list) {
-        list.each(down_t, [&](int64_t j) {
+        list.each(down_t, [&](int64_t j, int64_t ahead) {
+            down_t.prefetch(ahead);
             float   hs[N_COLUMN_MAX];
             float * ys[N_COLUMN_MAX];
             int     m = 0;

@@ -65,7 +65,8 @@ class row_tile {
 
 // Every row ids[0 .. n - 1] times the columns of x: calls f(c, i, row ids[i] . column c) where
 // wanted(c, ids[i]). Only columns that want one of sixteen neighbours in the list are computed.
-template <typename W, typename F> void multiply_rows(const int32_t * ids, int n, const column_panels & x, row_tile & tile, W && wanted, F && f) {
+template <typename W, typename F>
+void multiply_rows(const int32_t * ids, int n, const column_panels & x, row_tile & tile, W && wanted, F && f) {
     for (int t = 0; t < n; t += TILE_ROWS) {
         const int m = std::min(TILE_ROWS, n - t);
         tile.load(ids + t, m, std::min(TILE_ROWS, n - t - m));

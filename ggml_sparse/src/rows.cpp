@@ -8,7 +8,7 @@ row_reader::row_reader(const ggml_sparse_matrix & m, const sparse_kernels & kern
     : data_(static_cast<const uint8_t *>(m.data)), n_col_(m.n_col), n_row_(m.n_row),
       row_size_(ggml_row_size(static_cast<ggml_type>(m.type), m.n_col)), type_(weight_type_find(m.type)),
       dot_(kernels.rows[type_->index].dot), axpy_(kernels.rows[type_->index].axpy), axpy_f32_(kernels.rows[SPARSE_INDEX_F32].axpy),
-      host_dot_(ggml_get_type_traits_cpu(type_->type)->vec_dot), tiles_(&kernels.batch->tiles[type_->index]) {}
+      tiles_(&kernels.batch->tiles[type_->index]) {}
 
 // 256 is a multiple of every block, and its floats stay in L1.
 static constexpr int64_t N_SLICE = 256;

@@ -23,17 +23,11 @@ class row_reader {
     const weight_type & type() const { return *type_; }
     // For products with several columns at once, see panels.h.
     const tile_kernels & tiles() const { return *tiles_; }
-    const uint8_t *     row(int64_t i) const { return data_ + static_cast<size_t>(i) * row_size_; }
+    const uint8_t *      row(int64_t i) const { return data_ + static_cast<size_t>(i) * row_size_; }
 
-    // x is prepared for type() by x_prepare.
-    float dot(int64_t i, const void * x) const {
-        if (dot_) {
-            return dot_(n_col_, row(i), x);
-        }
-        float s = 0;
-        host_dot_(static_cast<int>(n_col_), &s, 0, row(i), 0, x, 0, 1);
-        return s;
-    }
+    // x is prepared for type() by x_prepare; meanwhile row `ahead` is brought to L2.
+    float dot(int64_t i, const void * x, int64_t ahead) const { return dot_(n_col_, row(i), x, row(ahead)); }
+    float dot(int64_t i, const void * x) const { return dot(i, x, i); }
 
     // y[c] = fma(h, row[c], y[c]) for c0 <= c < c1, both at a block's edge; y points at c0.
     void axpy(int64_t i, float h, int64_t c0, int64_t c1, float * y) const;
@@ -49,16 +43,15 @@ class row_reader {
     }
 
   private:
-    const uint8_t *     data_     = nullptr;
-    int64_t             n_col_    = 0;
-    int64_t             n_row_    = 0;
-    size_t              row_size_ = 0;
-    const weight_type * type_     = nullptr;
-    dot_fn              dot_      = nullptr;
-    axpy_fn             axpy_     = nullptr;
-    axpy_fn             axpy_f32_ = nullptr;
-    ggml_vec_dot_t      host_dot_ = nullptr;
-    const tile_kernels * tiles_   = nullptr;
+    const uint8_t *      data_     = nullptr;
+    int64_t              n_col_    = 0;
+    int64_t              n_row_    = 0;
+    size_t               row_size_ = 0;
+    const weight_type *  type_     = nullptr;
+    dot_fn               dot_      = nullptr;
+    axpy_fn              axpy_     = nullptr;
+    axpy_fn              axpy_f32_ = nullptr;
+    const tile_kernels * tiles_    = nullptr;
 };
 
 // Hands out the units 0 .. n - 1 of one phase to the thread that asks next. Without a shared

@@ -77,6 +77,14 @@ ggml_sparse_status ggml_sparse_sampler_sample(ggml_sparse_sampler * sampler, ggm
     });
 }
 
+ggml_sparse_status ggml_sparse_sampler_sample_row(ggml_sparse_sampler * sampler, ggml_sparse_context * ctx, int32_t i_row, int32_t * token,
+                                                  ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        require_argument(ctx->row_logits(i_row) != nullptr, "sample_row needs a row whose logits were wanted");
+        *token = llama_sampler_sample(sampler->chain.get(), ctx->llama.get(), i_row);
+    });
+}
+
 // The grammar constrains what is generated, so it never hears of the prompt.
 void ggml_sparse_sampler_accept(ggml_sparse_sampler * sampler, int32_t token) noexcept {
     for (int i = 0; i < llama_sampler_chain_n(sampler->chain.get()); ++i) {

@@ -27,6 +27,16 @@ void ffn_session::profile(bool enable) {
     profile_columns.assign(n_layer, std::vector<uint64_t>(size_t(n_set())));
 }
 
-bool session_cancelled(void * session) { return static_cast<ffn_session *>(session)->cancel.load(std::memory_order_relaxed); }
+bool ffn_session::stopping() {
+    if (!cancel.load(std::memory_order_relaxed)) {
+        return false;
+    }
+    if (!hushed) {
+        hushed.emplace();
+    }
+    return true;
+}
+
+bool session_cancelled(void * session) { return static_cast<ffn_session *>(session)->stopping(); }
 
 } // namespace ggml_sparse

@@ -6,8 +6,10 @@
 
 #include "contract.h"
 #include "ffn.h"
+#include "host.h"
 
 #include <atomic>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +24,9 @@ struct ffn_session {
     std::atomic<bool>      cancel{false};
     std::string            failure; // why the last graph was refused
 
+    // From the moment that a cancelled batch stops: libllama would report it as four errors.
+    std::optional<host_log_scope> hushed;
+
     // counters of the batch under way; its number tells an open block that it is stale
     uint64_t                             i_batch = 0;
     std::vector<ggml_sparse_layer_stats> layers;
@@ -35,7 +40,15 @@ struct ffn_session {
     // FFN of expert e as the mode wants it run.
     ggml_sparse_ffn ffn(int32_t il, int64_t e) const;
     void            start_batch();
-    void            profile(bool enable);
+    void            end_batch() { hushed.reset(); }
+    // Whether the batch is to stop; if so, what the host says of it until end_batch is dropped.
+    bool stopping();
+    void profile(bool enable);
+};
+
+struct flag_reset { // a cancel concerns one evaluation only
+    std::atomic<bool> & flag;
+    ~flag_reset() { flag = false; }
 };
 
 // libllama polls it between CPU nodes; `session` is an ffn_session.

@@ -1,6 +1,7 @@
 #include "types.h"
 
 #include "cpu/kernels.h"
+#include "cpu/x-unit.h"
 #include "ggml-cpu.h"
 
 #include <algorithm>
@@ -11,20 +12,11 @@
 
 namespace ggml_sparse {
 
-static ggml_type rounding_of(ggml_type type, x_form form) {
-    switch (form) {
-        case x_form::F32: return GGML_TYPE_F32;
-        case x_form::PLANAR: return GGML_TYPE_Q8_0;
-        case x_form::GGML: break;
-    }
-    return ggml_get_type_traits_cpu(type)->vec_dot_type;
-}
-
 static const std::array<weight_type, SPARSE_TYPE_COUNT> & weight_types() {
     static const std::array<weight_type, SPARSE_TYPE_COUNT> types = {{
 #define SPARSE_TYPE(NAME, name, FORM, AXPY)                                                                                                \
     {GGML_TYPE_##NAME,    #name,                                                                                                           \
-     x_form::FORM,        rounding_of(GGML_TYPE_##NAME, x_form::FORM),                                                                     \
+     x_form::FORM,        x_form::FORM == x_form::F32 ? GGML_TYPE_F32 : GGML_TYPE_Q8_0,                                                    \
      SPARSE_INDEX_##NAME, ggml_get_type_traits(GGML_TYPE_##NAME)->blck_size},
 #include "quants.def"
 #undef SPARSE_TYPE
@@ -45,15 +37,11 @@ const weight_type * weight_type_find(int32_t type) {
     return nullptr;
 }
 
-static size_t round_up_64(size_t n) { return (n + 63) / 64 * 64; }
-
 size_t x_prepared_size(const weight_type & wt, int64_t n) {
-    switch (wt.form) {
-        case x_form::F32: return round_up_64(static_cast<size_t>(n) * sizeof(float));
-        case x_form::PLANAR: return round_up_64(static_cast<size_t>(n + n / 32 * 8)); // dots may read to the end
-        case x_form::GGML: return round_up_64(ggml_row_size(wt.x_type, n));
+    if (wt.form == x_form::F32) {
+        return (static_cast<size_t>(n) * sizeof(float) + 63) / 64 * 64;
     }
-    return 0;
+    return static_cast<size_t>((n + UNIT_SIZE - 1) / UNIT_SIZE) * sizeof(x_unit);
 }
 
 // ggml's q8_0 block, declared here because ggml-common.h is not installed.
@@ -62,54 +50,54 @@ struct q8_0 {
     int8_t      qs[32];
 };
 
-static void prepare_planar(const float * x, int64_t n, int8_t * qs) {
-    float * d     = reinterpret_cast<float *>(qs + n);
-    float * sum   = d + n / 32;
-    auto    round = ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float;
-    for (int64_t i = 0; i < n; i += 256) {
-        const int64_t n_part = std::min<int64_t>(256, n - i);
-        q8_0          blocks[256 / 32];
-        round(x + i, blocks, n_part);
-        for (int64_t b = 0; b < n_part / 32; ++b) {
-            const int64_t at = i / 32 + b;
-            std::memcpy(qs + at * 32, blocks[b].qs, 32);
-            d[at]   = ggml_fp16_to_fp32(blocks[b].d);
-            sum[at] = d[at] * static_cast<float>(std::accumulate(blocks[b].qs, blocks[b].qs + 32, 0)); // exact
-        }
+static x_order order_of(x_form form) {
+    switch (form) {
+        case x_form::SUPER4: return x_order::SUPER4;
+        case x_form::SUPER6: return x_order::SUPER6;
+        default: return x_order::PAIRS;
     }
 }
 
+static void place_block(const q8_0 & block, x_order order, int b, x_unit & unit) {
+    std::memcpy(unit.quants + 16 * x_place(order, 2 * b), block.qs, 16);
+    std::memcpy(unit.quants + 16 * x_place(order, 2 * b + 1), block.qs + 16, 16);
+    const int   first = std::accumulate(block.qs, block.qs + 16, 0), second = std::accumulate(block.qs + 16, block.qs + 32, 0);
+    const float d   = ggml_fp16_to_fp32(block.d);
+    unit.sums[0][b] = order == x_order::SUPER6 ? first : first + second;
+    unit.sums[1][b] = second;
+    unit.scale[b]   = d;
+    unit.min[b]     = d * static_cast<float>(first + second); // exact
+}
+
 const void * x_prepare(const weight_type & wt, const float * x, int64_t n, void * dst) {
-    switch (wt.form) {
-        case x_form::F32: return x;
-        case x_form::PLANAR: prepare_planar(x, n, static_cast<int8_t *>(dst)); break;
-        case x_form::GGML: ggml_get_type_traits_cpu(wt.x_type)->from_float(x, dst, n); break;
+    if (wt.form == x_form::F32) {
+        return x;
+    }
+    const auto    round = ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float;
+    const x_order order = order_of(wt.form);
+    x_unit *      unit  = static_cast<x_unit *>(dst);
+    for (int64_t i = 0; i < n; i += UNIT_SIZE, ++unit) {
+        const int n_block = static_cast<int>(std::min<int64_t>(UNIT_SIZE, n - i) / 32);
+        q8_0      blocks[UNIT_BLOCKS];
+        round(x + i, blocks, n_block * 32);
+        if (n_block < UNIT_BLOCKS) {
+            std::memset(unit, 0, sizeof(*unit));
+        }
+        for (int b = 0; b < n_block; ++b) {
+            place_block(blocks[b], order, b, *unit);
+        }
     }
     return dst;
 }
 
-// q8_K exists in ggml for activations only and has no to_float: {f32 d, 256 x i8, 16 x i16 sums}.
-static void unpack_q8_k(const uint8_t * src, float * dst, int64_t n) {
-    for (int64_t b = 0; b < n / 256; ++b, src += ggml_type_size(GGML_TYPE_Q8_K)) {
-        float d;
-        std::memcpy(&d, src, sizeof(d));
-        const int8_t * q = reinterpret_cast<const int8_t *>(src + sizeof(d));
-        std::transform(q, q + 256, dst + b * 256, [=](int8_t v) { return d * static_cast<float>(v); });
-    }
-}
-
 void x_round(const weight_type & wt, const float * x, int64_t n, float * dst) {
-    if (wt.x_type == GGML_TYPE_F32) {
+    if (wt.form == x_form::F32) {
         std::copy(x, x + n, dst);
         return;
     }
-    std::vector<uint8_t> rounded(ggml_row_size(wt.x_type, n));
-    ggml_get_type_traits_cpu(wt.x_type)->from_float(x, rounded.data(), n);
-    if (wt.x_type == GGML_TYPE_Q8_K) {
-        unpack_q8_k(rounded.data(), dst, n);
-    } else {
-        row_to_float(wt.x_type, rounded.data(), dst, n);
-    }
+    std::vector<uint8_t> rounded(ggml_row_size(GGML_TYPE_Q8_0, n));
+    ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float(x, rounded.data(), n);
+    row_to_float(GGML_TYPE_Q8_0, rounded.data(), dst, n);
 }
 
 void row_to_float(ggml_type type, const void * src, float * dst, int64_t n) {

@@ -9,15 +9,18 @@
 
 namespace ggml_sparse {
 
-enum class x_form { F32, PLANAR, GGML };
+enum class x_form { F32, PAIRS, SUPER4, SUPER6 };
 
 struct weight_type {
     ggml_type    type;
     const char * name;
     x_form       form;
-    ggml_type    x_type; // what x is rounded to; F32 = not at all
+    ggml_type    x_type; // what x is rounded to: Q8_0, or F32 = not at all
     int          index;  // row of quants.def
     int64_t      block;  // a row is a multiple of this
+
+    // May one prepared x serve rows of both types?
+    bool shares_x(const weight_type & other) const { return form == other.form; }
 };
 
 int                 weight_type_count();
@@ -25,9 +28,7 @@ const weight_type & weight_type_at(int index);
 // Null when `type` is not in quants.def.
 const weight_type * weight_type_find(int32_t type);
 
-// A planar x of n elements: n int8, then n / 32 scales d (F32), then n / 32 sums d * sum(int8).
-
-// Bytes that one x of n elements takes when prepared for a dot against `wt`, a multiple of 64.
+// Bytes that one x of n elements takes when prepared for a dot against `wt`, a multiple of 64; see cpu/x-unit.h.
 size_t x_prepared_size(const weight_type & wt, int64_t n);
 // Prepare x [n]. Returns where the dot reads it: `dst`, or x itself when nothing is rounded.
 // n <= 0x7fffffff and a multiple of the type's block.

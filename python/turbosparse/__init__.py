@@ -1,13 +1,14 @@
 """TurboSparse: activation-sparse language models inside stock llama.cpp.
 
-    from turbosparse import Model, stream
+    from turbosparse import Model
 
-    with Model("m.gguf", mode="predicted") as model:
-        for chunk in stream(model, "Once upon a time", max_tokens=64):
+    with Model() as model:  # the bundled one; Model("m.gguf", mode="predicted") opens a file
+        for chunk in model.stream("Once upon a time", max_tokens=64):
             print(chunk.text, end="", flush=True)
 
-See turbosparse.generate for whole results. Importing the package loads no library; the first
-use of Model does.
+AsyncModel is its twin for asyncio, turbosparse.compat.Llama speaks llama-cpp-python, and
+docs/python-api.md tells the whole story. Importing the package loads no library; the first use
+of Model does.
 """
 
 from __future__ import annotations
@@ -26,20 +27,28 @@ from .errors import (
     ModelFormatError,
     OutOfMemoryError,
     TurboSparseError,
+    UnknownArgumentError,
     UnsupportedModelError,
 )
 
 if TYPE_CHECKING:
+    from .aio import AsyncGeneration, AsyncModel
+    from .api import Model
+    from .cancel import CancelToken
+    from .conversation import Conversation
     from .generate import Chunk, Generation, Result, stream
-    from .model import Model
     from .sampling import SamplingParams
 
 __all__ = [
     "ArgumentError",
+    "AsyncGeneration",
+    "AsyncModel",
     "BackendError",
+    "CancelToken",
     "CancelledError",
     "Chunk",
     "ContextOverflowError",
+    "Conversation",
     "FileError",
     "Generation",
     "GrammarError",
@@ -50,17 +59,22 @@ __all__ = [
     "Result",
     "SamplingParams",
     "TurboSparseError",
+    "UnknownArgumentError",
     "UnsupportedModelError",
     "stream",
 ]
 
 _LAZY = {
+    "AsyncGeneration": "aio",
+    "AsyncModel": "aio",
+    "CancelToken": "cancel",
     "Chunk": "generate",
+    "Conversation": "conversation",
     "Generation": "generate",
+    "Model": "api",
     "Result": "generate",
-    "stream": "generate",
-    "Model": "model",
     "SamplingParams": "sampling",
+    "stream": "generate",
 }
 
 
@@ -71,6 +85,10 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def _version() -> str:

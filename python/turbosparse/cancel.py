@@ -6,9 +6,54 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from .errors import CancelledError
+
+
+class CancelToken:
+    """Stops the one generation that it was given to. Any thread may call cancel, at any time.
+
+        token = CancelToken()
+        threading.Timer(2, token.cancel).start()
+        result = model.generate("Once upon a time", cancel=token)  # ends with finish_reason "cancelled"
+
+    Cancelled before its generation begins, it stops that at its first evaluation; afterwards it
+    has no effect, and never on the generation of somebody else.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._stop: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<CancelToken {'cancelled' if self._cancelled else 'armed'}>"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether cancel was called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Stop the generation, now or as soon as it begins."""
+        with self._lock:
+            self._cancelled = True
+            if self._stop is not None:
+                self._stop()
+
+    @contextmanager
+    def bound(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Scope of the generation that `stop` stops."""
+        with self._lock:
+            self._stop = stop
+            if self._cancelled:
+                stop()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._stop = None
 
 
 class Canceller:
@@ -40,11 +85,12 @@ class Canceller:
                 self._left_over = True
 
     @contextmanager
-    def generation(self) -> Iterator[None]:
-        """Scope of one generation: a request between two evaluations reaches the next check."""
+    def generation(self, token: CancelToken | None = None) -> Iterator[None]:
+        """Scope of one generation: a request, also one by `token`, between two evaluations reaches the next check."""
         self._generating, self._requested = True, False
         try:
-            yield
+            with token.bound(self.cancel) if token is not None else nullcontext():
+                yield
         finally:
             self._generating = self._requested = False
 

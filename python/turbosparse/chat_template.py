@@ -1,8 +1,11 @@
-"""Chat messages to prompt text, by the Jinja template that comes with the model.
+"""Chat messages to prompt tokens, by the Jinja template that comes with the model.
 
 A template is a program from an untrusted file: it runs in jinja2's immutable sandbox, and its
 size, output and time are bounded. (The sandbox bounds ranges; time is checked whenever the
 template puts out something.)
+
+What people write is not trusted either: only the template can write control tokens, see
+encode_messages.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .disguise import Disguise
 from .errors import ArgumentError, ModelFormatError
 
 if TYPE_CHECKING:
@@ -20,10 +24,11 @@ if TYPE_CHECKING:
 
 CHATML = (
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') + '<|im_end|>' + '\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+Message = Mapping[str, Any]
 KEY = "tokenizer.chat_template"
 MAX_TEMPLATE = 256 * 1024  # characters
 MAX_EXTRA = 64 * 1024  # characters of output beyond 16 times the messages
@@ -31,18 +36,22 @@ MAX_SECONDS = 2.0
 
 
 def render(
-    messages: Sequence[Mapping[str, Any]],
+    messages: Sequence[Message],
     template: str = CHATML,
     *,
     bos_token: str = "",
     eos_token: str = "",
     add_generation_prompt: bool = True,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    **variables: Any,
 ) -> str:
     """The prompt that `template` makes of `messages`.
 
     Args:
-        messages: each with "role" and "content".
+        messages: each with "role" and "content": text, or OpenAI's list of text parts.
         add_generation_prompt: end with the beginning of the assistant's answer.
+        tools: as in OpenAI's API, for templates that show them.
+        variables: what else the template asks for, like enable_thinking.
 
     Raises:
         ArgumentError: a message lacks a key, or the template refuses the messages.
@@ -51,17 +60,18 @@ def render(
     """
     import jinja2
 
-    _check_messages(messages)
+    given = {"messages": plain(messages), "tools": tools}
     try:
         compiled = _environment().from_string(_sized(template))
         return _bounded(
             compiled.generate(
-                messages=[dict(message) for message in messages],
+                **variables,
+                **given,
                 bos_token=bos_token,
                 eos_token=eos_token,
                 add_generation_prompt=add_generation_prompt,
             ),
-            MAX_EXTRA + 16 * len(json.dumps(list(map(dict, messages)), default=str)),
+            MAX_EXTRA + 16 * len(json.dumps(given, default=str)),
         )
     except jinja2.TemplateError as error:
         raise _broken(f"{type(error).__name__}: {error}") from error
@@ -76,11 +86,49 @@ def for_model(model: Model) -> str:
     return model.meta(KEY) or CHATML
 
 
-def prompt_for_model(model: Model, messages: Sequence[Mapping[str, Any]]) -> str:
-    """Prompt text for `messages`; BOS is left to the tokenizer, which adds it where the file says so."""
+def prompt_for_model(
+    model: Model, messages: Sequence[Message], *, template: str | None = None, **variables: Any
+) -> str:
+    """Prompt text for `messages`, to look at; BOS is left to the tokenizer, which adds it where the file says so.
+
+    Do not tokenise it: use encode_messages, which knows the template's control tokens from the users'.
+
+    Args:
+        template: None = the model's.
+        variables: as for render.
+    """
     bos, eos = (_special(model, token) for token in (model.info.token_bos, model.info.token_eos))
-    text = render(messages, for_model(model), bos_token=bos, eos_token=eos)
+    text = render(messages, template or for_model(model), bos_token=bos, eos_token=eos, **variables)
     return text.removeprefix(bos) if model.info.add_bos and bos else text
+
+
+def encode_messages(
+    model: Model,
+    messages: Sequence[Message],
+    *,
+    template: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    **variables: Any,
+) -> list[int]:
+    """Prompt tokens for `messages`, in which every control token was written by the template.
+
+    `<|im_end|>` in a message (or a tool's description) is text, and stays text: while the
+    template runs, its first character is another one, which cannot be mistaken.
+
+    Args:
+        template, tools, variables: as for prompt_for_model.
+    """
+    disguise = Disguise(model.control_tokens, [plain(messages), tools, template or for_model(model)])
+    text = prompt_for_model(
+        model, disguise.put_on(plain(messages)), template=template, tools=disguise.put_on(tools), **variables
+    )
+    if not disguise.used:
+        return model.tokenize(text, add_special=True, parse_special=True)
+    tokens = [model.info.token_bos] if model.info.add_bos else []
+    for piece in disguise.split(text):
+        control = model.control_tokens.get(piece)
+        tokens += [control] if control is not None else model.tokenize(disguise.take_off(piece), add_special=False)
+    return tokens
 
 
 def _special(model: Model, token: int) -> str:
@@ -108,16 +156,37 @@ def _refuse(message: object) -> NoReturn:
     )
 
 
-def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
-    for i, message in enumerate(messages):
-        missing = [key for key in ("role", "content") if key not in message]
-        if missing:
+def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The messages as templates know them, content as one text. Raises ArgumentError for a malformed one."""
+    return [_plain(i, message) for i, message in enumerate(messages)]
+
+
+def _plain(i: int, message: Message) -> dict[str, Any]:
+    needed = ("role",) if "tool_calls" in message else ("role", "content")
+    missing = [key for key in needed if key not in message]
+    if missing:
+        raise ArgumentError(
+            f"message {i} lacks {' and '.join(missing)}",
+            where=f"messages[{i}]",
+            expected="role and content",
+            found=", ".join(message),
+        )
+    return {**message, "content": _content(i, message.get("content"))}
+
+
+def _content(i: int, content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            found = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             raise ArgumentError(
-                f"message {i} lacks {' and '.join(missing)}",
-                where=f"messages[{i}]",
-                expected="role and content",
-                found=", ".join(message),
+                f"message {i} has a part of type {found!r}; this model reads text only",
+                where=f"messages[{i}].content",
+                expected="parts of type text",
+                found=str(found),
             )
+    return "".join(part["text"] for part in content)
 
 
 def _sized(template: str) -> str:

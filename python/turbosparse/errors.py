@@ -44,6 +44,10 @@ class ArgumentError(TurboSparseError, ValueError):
     exit_code = EXIT_USAGE
 
 
+class UnknownArgumentError(ArgumentError, TypeError):
+    """An argument, named in `where`, that the function does not have or that this engine does not serve."""
+
+
 class GrammarError(TurboSparseError, ValueError):
     """A GBNF grammar or JSON schema that does not parse."""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any, Literal, cast
 
-from .chat_template import prompt_for_model
+from .cancel import CancelToken
+from .chat_template import encode_messages
 from .errors import ArgumentError, CancelledError
+from .logprobs import TokenLogprobs, of_token
 from .model import Model
 from .sampling import Sampler, SamplingParams
 from .stats import Meter, Sparsity, Timings
@@ -28,6 +30,7 @@ class Chunk:
         finish_reason: in the last chunk: stop (end token or stop string), length, cancelled.
         timings: so far.
         sparsity: of this token's evaluation (of the prompt's, for the first one).
+        logprobs: of this token, when SamplingParams.logprobs asks for them.
     """
 
     text: str
@@ -35,6 +38,7 @@ class Chunk:
     finish_reason: FinishReason | None
     timings: Timings
     sparsity: Sparsity | None
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Result:
         mode: of the FFN.
         sparsity: of all generated tokens that were evaluated (of the prompt, when none was).
         prompt_sparsity: of the prompt.
+        logprobs: one per token when SamplingParams.logprobs asks for them, else empty.
     """
 
     text: str
@@ -60,6 +65,10 @@ class Result:
     timings: Timings
     sparsity: Sparsity | None
     prompt_sparsity: Sparsity | None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -73,6 +82,7 @@ class Result:
             "timings": self.timings.as_dict(),
             "sparsity": self.sparsity.as_dict() if self.sparsity else None,
             "prompt_sparsity": self.prompt_sparsity.as_dict() if self.prompt_sparsity else None,
+            "logprobs": [asdict(entry) for entry in self.logprobs],
         }
 
 
@@ -136,14 +146,17 @@ class Progress:
 
 
 def encode(model: Model, prompt: Prompt) -> list[int]:
-    """Token ids of `prompt`, control tokens in its text included; an empty one is BOS alone.
+    """Token ids of `prompt`; an empty one is BOS alone.
 
-    Messages (dicts with "role" and "content") go through the model's chat template.
+    Control tokens in a text are read as such. Messages (dicts with "role" and "content") go through
+    the model's chat template, and control tokens in them are text.
     """
     if not isinstance(prompt, str) and not any(isinstance(item, Mapping) for item in prompt):
         return list(cast("Sequence[int]", prompt))
-    text = prompt if isinstance(prompt, str) else prompt_for_model(model, cast("Sequence[Mapping[str, Any]]", prompt))
-    tokens = model.tokenize(text, add_special=True, parse_special=True)
+    if isinstance(prompt, str):
+        tokens = model.tokenize(prompt, add_special=True, parse_special=True)
+    else:
+        tokens = encode_messages(model, cast("Sequence[Mapping[str, Any]]", prompt))
     if tokens:
         return tokens
     if model.info.token_bos < 0:
@@ -176,7 +189,7 @@ def step(
     sampler = model.sampler(params)
     try:
         _prefill(model, prompt, sampler, progress, reuse)
-        yield from _decode(model, sampler, params, progress)
+        yield from _decode(model, len(prompt), sampler, params, progress)
     finally:
         sampler.close()
 
@@ -196,11 +209,13 @@ def _common(before: Sequence[int], prompt: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(prompt) - 1))
 
 
-def _decode(model: Model, sampler: Sampler, params: SamplingParams, progress: Progress) -> Iterator[int]:
-    room = model.n_ctx - model.n_past + 1  # the last token need not be evaluated
+def _decode(model: Model, n_prompt: int, sampler: Sampler, params: SamplingParams, progress: Progress) -> Iterator[int]:
+    turn = model.take_turn()
+    room = model.n_ctx - n_prompt + 1  # the last token need not be evaluated
     limit = room if params.max_tokens is None else min(room, params.max_tokens)
     for i in range(limit):
         start = perf_counter()
+        model.check_turn(turn)
         token = model.sample(sampler)
         if model.is_end(token) and not params.ignore_eos:
             progress.finish_reason = "stop"
@@ -216,16 +231,20 @@ def _decode(model: Model, sampler: Sampler, params: SamplingParams, progress: Pr
 
 
 def resolve(model: Model, params: SamplingParams | None, overrides: dict[str, Any]) -> SamplingParams:
-    """`params`, or the model's defaults, with `overrides` on top and a seed drawn."""
-    try:
-        chosen = replace(params, **overrides) if params else SamplingParams.for_model(model, **overrides)
-    except TypeError as error:
-        raise TypeError(f"{error}; see SamplingParams for the names") from None
+    """`params`, or the model's defaults, with `overrides` on top and a seed drawn. UnknownArgumentError."""
+    SamplingParams.check_names(overrides)
+    chosen = replace(params, **overrides) if params else SamplingParams.for_model(model, **overrides)
     return chosen.with_seed()
 
 
 def stream(
-    model: Model, prompt: Prompt, params: SamplingParams | None = None, *, reuse: bool = False, **overrides: Any
+    model: Model,
+    prompt: Prompt,
+    params: SamplingParams | None = None,
+    *,
+    reuse: bool = False,
+    cancel: CancelToken | None = None,
+    **overrides: Any,
 ) -> Iterator[Chunk]:
     """Yield a Chunk per token, then one with the finish_reason.
 
@@ -237,23 +256,30 @@ def stream(
         params: None = what the file recommends, then the defaults of SamplingParams.
         reuse: keep the beginning that the prompt shares with the sequence so far. Saves time in
             a chat; the tokens may then differ by rounding from those of a fresh sequence.
+        cancel: stops this generation from another thread.
         overrides: fields of SamplingParams by name.
 
     Raises:
         ArgumentError, GrammarError, ContextOverflowError, BackendError, OutOfMemoryError.
     """
-    return _stream(model, encode(model, prompt), resolve(model, params, overrides), Progress(model), reuse)
+    return _stream(model, encode(model, prompt), resolve(model, params, overrides), Progress(model), reuse, cancel)
 
 
 def _stream(
-    model: Model, prompt: Sequence[int], params: SamplingParams, progress: Progress, reuse: bool
-) -> Iterator[Chunk]:
+    model: Model,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    progress: Progress,
+    reuse: bool,
+    cancel: CancelToken | None,
+) -> Generator[Chunk, None, None]:
     text = TextAssembler(params.stop)
-    with model.canceller.generation():
+    with model.canceller.generation(cancel):
         try:
             for token in step(model, prompt, params, progress=progress, reuse=reuse):
                 shown = text.push(model.piece(token))
-                yield Chunk(shown, token, None, progress.timings, progress.last)
+                entry = None if params.logprobs is None else of_token(model, token, params.logprobs)
+                yield Chunk(shown, token, None, progress.timings, progress.last, entry)
                 if text.stopped:
                     progress.finish_reason = "stop"
                     break
@@ -270,7 +296,8 @@ class Generation:
             print(chunk.text, end="")
         print(generation.result().timings)
 
-    Takes the arguments of stream.
+    Takes the arguments of stream. Leaving the loop early leaves the rest to result(); close()
+    gives it up.
     """
 
     def __init__(
@@ -280,22 +307,47 @@ class Generation:
         params: SamplingParams | None = None,
         *,
         reuse: bool = False,
+        cancel: CancelToken | None = None,
         **overrides: Any,
     ) -> None:
         self.params = resolve(model, params, overrides)
         self.prompt_tokens = encode(model, prompt)
         self.mode = model.mode
         self._progress = Progress(model)
-        self._chunks = _stream(model, self.prompt_tokens, self.params, self._progress, reuse)
-        self._texts: list[str] = []
-        self._tokens: list[int] = []
+        self._chunks = _stream(model, self.prompt_tokens, self.params, self._progress, reuse, cancel)
+        self._seen: list[Chunk] = []
+
+    def __repr__(self) -> str:
+        return f"<Generation of {len(self.tokens)} tokens so far, seed {self.params.seed}>"
 
     def __iter__(self) -> Iterator[Chunk]:
-        for chunk in self._chunks:
-            self._texts.append(chunk.text)
-            if chunk.token_id is not None:
-                self._tokens.append(chunk.token_id)
-            yield chunk
+        return self
+
+    def __next__(self) -> Chunk:
+        chunk = next(self._chunks)
+        self._seen.append(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Generate no more; result() then has what has come so far, and finish_reason "cancelled"."""
+        if not self.finished:
+            self._progress.finish_reason = "cancelled"
+        self._chunks.close()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last chunk has come."""
+        return bool(self._seen) and self._seen[-1].finish_reason is not None
+
+    @property
+    def text(self) -> str:
+        """What has come so far."""
+        return "".join(chunk.text for chunk in self._seen)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Ids generated so far."""
+        return [chunk.token_id for chunk in self._seen if chunk.token_id is not None]
 
     def result(self) -> Result:
         """Of the finished stream; what is left of it is generated first."""
@@ -303,8 +355,8 @@ class Generation:
             pass
         assert self.params.seed is not None
         return Result(
-            text="".join(self._texts),
-            tokens=list(self._tokens),
+            text=self.text,
+            tokens=self.tokens,
             prompt_tokens=self.prompt_tokens,
             finish_reason=self._progress.finish_reason,
             seed=self.params.seed,
@@ -312,11 +364,18 @@ class Generation:
             timings=self._progress.timings,
             sparsity=self._progress.sparsity,
             prompt_sparsity=self._progress.prompt_sparsity,
+            logprobs=tuple(chunk.logprobs for chunk in self._seen if chunk.logprobs is not None),
         )
 
 
 def generate(
-    model: Model, prompt: Prompt, params: SamplingParams | None = None, *, reuse: bool = False, **overrides: Any
+    model: Model,
+    prompt: Prompt,
+    params: SamplingParams | None = None,
+    *,
+    reuse: bool = False,
+    cancel: CancelToken | None = None,
+    **overrides: Any,
 ) -> Result:
     """The whole generation at once. Arguments and errors as in stream."""
-    return Generation(model, prompt, params, reuse=reuse, **overrides).result()
+    return Generation(model, prompt, params, reuse=reuse, cancel=cancel, **overrides).result()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import GrammarError
+from .errors import ArgumentError, GrammarError
 
 
 def from_json_schema(schema: str | Mapping[str, Any]) -> str:
@@ -31,6 +31,30 @@ def from_json_schema(schema: str | Mapping[str, Any]) -> str:
             expected="a supported JSON schema",
             found=reason,
         ) from error
+
+
+def for_response_format(response_format: Mapping[str, Any] | None) -> str | None:
+    """GBNF for OpenAI's `response_format`, None when it asks for plain text.
+
+    Raises:
+        ArgumentError: of another type, or without its schema.
+        GrammarError: as from_json_schema.
+    """
+    kind = "text" if response_format is None else response_format.get("type")
+    if response_format is None or kind == "text":
+        return None
+    if kind == "json_object":  # llama-cpp-python puts a schema here
+        return from_json_schema(response_format.get("schema") or {"type": "object"})
+    schema = (response_format.get("json_schema") or {}).get("schema") if kind == "json_schema" else None
+    if schema is None:
+        raise ArgumentError(
+            f"response_format {dict(response_format)} is not understood; give text, json_object, or json_schema with "
+            "its schema in json_schema.schema",
+            where="response_format",
+            expected="text, json_object or json_schema",
+            found=str(kind),
+        )
+    return from_json_schema(schema)
 
 
 def _parse(schema: str | Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from .cancel import Canceller, on_interrupt
 from .errors import ArgumentError
 from .sampling import Sampler, SamplingParams
 from .stats import BatchStats, LayerStats
+from .threads import default_threads
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -233,13 +235,14 @@ class Model:
         params.flash_attn = choose("flash_attn", flash_attn, FLASH_ATTN)
         params.isa = choose("isa", isa, ISAS)
         params.ignore_swa = ignore_swa
-        params.n_threads = n_threads or 0
+        params.n_threads = n_threads or default_threads()
         params.n_batch = params.n_batch if n_batch is None else n_batch
         params.n_ubatch = params.n_ubatch if n_ubatch is None else n_ubatch
 
         self.path = Path(path)
         self._open = True
         self._tokens: list[int] = []
+        self._turn = 0  # of generations
         self._model_handle = _load(path, check_tensors)
         self.info = _info(self._model_handle)
         self.layers = _layers(self._model_handle, self.info.n_layer)
@@ -336,6 +339,18 @@ class Model:
         )
         return (data.removeprefix(b" ") if adds_space else data).decode("utf-8", "replace")
 
+    @cached_property
+    def control_tokens(self) -> Mapping[str, int]:
+        """Text of every control token -> its id: what tokenize reads as such with parse_special only."""
+        piece, count, error, model = ffi.new("char[]", 64), ffi.new("int32_t *"), native.new_error(), self._model
+
+        def is_control(token: int) -> bool:  # as piece, without its garbage: a vocabulary may have 200,000 tokens
+            native.check(lib.ggml_sparse_token_to_piece(model, token, False, piece, 64, count, error), error)
+            return int(count[0]) == 0
+
+        found = filter(is_control, range(self.info.n_vocab))
+        return {text: token for token in found if (text := self.piece(token, special=True).decode("utf-8", "replace"))}
+
     def is_end(self, token: int) -> bool:
         """Whether `token` ends a generation (eos, eot and their like)."""
         return bool(lib.ggml_sparse_token_is_eog(self._model, token))
@@ -355,7 +370,8 @@ class Model:
     def set_threads(self, n_threads: int) -> None:
         """Threads of the evaluations to come; 0 = physical cores available to the process."""
         error = native.new_error()
-        native.check(lib.ggml_sparse_context_set_threads(self._context, n_threads, error), error)
+        status = lib.ggml_sparse_context_set_threads(self._context, n_threads or default_threads(), error)
+        native.check(status, error)
 
     @property
     def n_ctx(self) -> int:
@@ -418,6 +434,42 @@ class Model:
     def reset(self) -> None:
         """Forget the sequence."""
         self.truncate(0)
+
+    def take_turn(self) -> int:
+        """The sequence's number for the generation that has just evaluated its prompt; see check_turn."""
+        self._turn += 1
+        return self._turn
+
+    def check_turn(self, turn: int) -> None:
+        """ArgumentError when another generation has begun since: the sequence is no longer the caller's."""
+        if turn != self._turn:
+            raise ArgumentError(
+                "another generation has begun on this model, which has one sequence; finish a stream before the "
+                "next, or open a second Model",
+                where="stream",
+                expected="one generation at a time",
+                found="two",
+            )
+
+    def hidden_states(self, tokens: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """Hidden states after the last norm, of `tokens` as a fresh sequence: float32 [n_tokens, n_embd].
+
+        The sequence so far is forgotten. ContextOverflowError when they do not fit the context.
+        """
+        ids, error = self._ids(tokens), native.new_error()
+        out = np.empty((len(ids), self.info.n_embd), dtype=np.float32)
+        context, states = self._context, ffi.from_buffer("float[]", out, require_writable=True)
+        pointer = ffi.from_buffer("int32_t[]", ids)
+
+        def evaluate() -> int:
+            return int(lib.ggml_sparse_context_embed(context, pointer, len(ids), states, error))
+
+        self._tokens = []
+        self._turn += 1
+        with on_interrupt(self.cancel):
+            status = self.canceller.run(evaluate, lib.GGML_SPARSE_ERR_CANCELLED)
+        native.check(status, error)
+        return out
 
     def cancel(self) -> None:
         """Stop the evaluation or generation under way; without effect when there is none. Any thread."""

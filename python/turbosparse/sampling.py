@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from .errors import ArgumentError, ModelFormatError
+from .errors import ArgumentError, ModelFormatError, UnknownArgumentError
 
 if TYPE_CHECKING:
     from .model import Model
@@ -33,6 +34,7 @@ class SamplingParams:
         stop: strings that end the text.
         grammar: GBNF with a rule `root`, or None. See turbosparse.grammar for JSON schemas.
         ignore_eos: go on after an end token.
+        logprobs: also tell the probability of every token, and of this many alternatives; None = do not.
     """
 
     max_tokens: int | None = None
@@ -48,18 +50,38 @@ class SamplingParams:
     stop: tuple[str, ...] = field(default=())
     grammar: str | None = None
     ignore_eos: bool = False
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        object.__setattr__(self, "stop", tuple(self.stop))
-        _require(self.max_tokens is None or self.max_tokens >= 0, "max_tokens", ">= 0 or None", self.max_tokens)
-        _require(self.seed is None or 0 <= self.seed < SEED_LIMIT, "seed", "0 .. 2**32 - 2", self.seed)
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        object.__setattr__(self, "stop", stop)
         for name in ("temperature", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty"):
-            _require(isfinite(getattr(self, name)), name, "finite", getattr(self, name))
+            _require(_is_number(getattr(self, name)), name, "a finite number", getattr(self, name))
+        for name, least in (("max_tokens", 0), ("seed", 0), ("logprobs", 0), ("top_k", None), ("penalty_last_n", -1)):
+            self._check_integer(name, least, optional=name in ("max_tokens", "seed", "logprobs"))
+        _require(self.seed is None or self.seed < SEED_LIMIT, "seed", "0 .. 2**32 - 2", self.seed)
         _require(self.repeat_penalty > 0, "repeat_penalty", "> 0", self.repeat_penalty)
-        _require(self.penalty_last_n >= -1, "penalty_last_n", ">= -1", self.penalty_last_n)
-        _require(all(self.stop), "stop", "strings that are not empty", "an empty one")
+        _require(all(isinstance(s, str) for s in stop), "stop", "a string or several", stop)
+        _require(all(stop), "stop", "strings that are not empty", "an empty one")
+        _require(self.grammar is None or isinstance(self.grammar, str), "grammar", "GBNF text or None", self.grammar)
+
+    def _check_integer(self, name: str, least: int | None, *, optional: bool) -> None:
+        value = getattr(self, name)
+        expected = "an integer" + ("" if least is None else f" >= {least}") + (" or None" if optional else "")
+        whole = isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+        _require(whole or (optional and value is None), name, expected, value)
+
+    @classmethod
+    def check_names(cls, given: Iterable[str]) -> None:
+        """UnknownArgumentError unless all names in `given` are fields, with the nearest one as advice."""
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+                raise UnknownArgumentError(
+                    f"SamplingParams has no {name!r}; {advice}", where=name, expected=", ".join(known), found=name
+                )
 
     @classmethod
     def for_model(cls, model: Model, **overrides: Any) -> SamplingParams:
@@ -69,6 +91,10 @@ class SamplingParams:
     def with_seed(self) -> SamplingParams:
         """Self when it has a seed, else a copy with a drawn one."""
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(SEED_LIMIT))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
 def _require(holds: bool, name: str, expected: str, found: object) -> None:

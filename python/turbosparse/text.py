@@ -21,6 +21,7 @@ class TextAssembler:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self.stopped = False
+        self.stop_text = ""  # the stop string that came
 
     def push(self, piece: bytes) -> str:
         """Text that `piece` releases; "" after a stop string."""
@@ -38,7 +39,8 @@ class TextAssembler:
         self._held += text
         cut = self._first_stop()
         if cut >= 0:
-            shown, self._held, self.stopped = self._held[:cut], "", True
+            shown, self.stop_text = self._held[:cut], next(s for s in self._stop if self._held.startswith(s, cut))
+            self._held, self.stopped = "", True
             return shown
         keep = len(self._held) - self._pending()
         shown, self._held = self._held[:keep], self._held[keep:]

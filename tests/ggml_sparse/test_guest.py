@@ -13,6 +13,7 @@ import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,3 +102,70 @@ def test_import_leaves_the_process_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+CANCELLED = """
+import sys, threading
+import numpy as np
+import turbosparse
+with turbosparse.Model(sys.argv[1], n_ctx=2048, n_batch=16, n_ubatch=16, n_threads=1, mode="reference") as model:
+    from turbosparse._native import ffi, lib
+    model.eval([1])
+    sys.stderr.flush()
+    print("---", file=sys.stderr, flush=True)
+    lib.ggml_sparse_context_cancel(model._context)  # stops at the first node, which is libggml-cpu's
+    error, states = ffi.new("struct ggml_sparse_error *"), np.empty(model.info.n_embd, np.float32)
+    assert lib.ggml_sparse_context_eval(model._context, ffi.new("int32_t[]", [5]), 1, ffi.NULL, error) == 8
+    threading.Timer(0.2, model.cancel).start()  # stops within an FFN block
+    try:
+        model.eval(np.random.default_rng(0).integers(3, 360, 2000))
+        raise SystemExit("not cancelled")
+    except turbosparse.CancelledError:
+        pass
+    pointer = ffi.from_buffer("float[]", states)
+    assert lib.ggml_sparse_context_embed(model._context, ffi.new("int32_t[]", [5]), 1, pointer, error) == 0
+    print("---", file=sys.stderr, flush=True)
+"""
+
+
+def test_a_cancelled_evaluation_says_nothing(cases: Any) -> None:
+    """libllama reports it as four errors, on the host program's stderr."""
+    case = cases("mistral", n_layer=4, n_embd=256, n_ff=1024, n_ctx=2048, seed=9, with_predictor=False)
+    done = subprocess.run([sys.executable, "-c", CANCELLED, case.gguf], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.split("---\n")[1] == ""
+
+
+LOGGING = """
+import sys, threading, ctypes
+import llama_cpp
+import turbosparse
+lines = []
+@llama_cpp.llama_log_callback
+def keep(level, text, data):
+    lines.append((threading.get_ident(), text))
+llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
+stop = threading.Event()
+def load():
+    while not stop.is_set():
+        turbosparse.Model(sys.argv[1], n_ctx=16, n_threads=1).close()
+loader = threading.Thread(target=load)
+loader.start()
+def host_line():
+    model = llama_cpp.llama_model_load_from_file(b"/nonexistent.gguf", llama_cpp.llama_model_default_params())
+    assert not model
+for _ in range(50):
+    host_line()
+stop.set()
+loader.join()
+assert {thread for thread, _ in lines} == {threading.get_ident()}, "lines of our own loading reached the host"
+assert sum(b"failed to load model" in text for _, text in lines) >= 50
+before = len(lines)
+host_line()
+assert len(lines) > before, "the host's callback is back"
+"""
+
+
+def test_lines_of_other_threads_reach_the_hosts_callback(mistral: Case) -> None:
+    done = subprocess.run([sys.executable, "-c", LOGGING, mistral.gguf], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]

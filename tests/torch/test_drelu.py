@@ -23,7 +23,7 @@ from turbosparse.train import drelu as command
 from turbosparse.train.curves import draw_curves
 from turbosparse.train.distiller import Distiller
 from turbosparse.train.drelu_recipe import STAGES, DreluRecipe
-from turbosparse.train.end_to_end import Compared, compare, forward
+from turbosparse.train.end_to_end import Compared, ask, compare, forward
 from turbosparse.train.faults import DiskFullError, DivergedError, OutOfMemoryError, SettingsError, SourceError
 from turbosparse.train.ffn_distill import Blend, Knobs, distill_ffns
 from turbosparse.train.losses import Meter
@@ -258,12 +258,13 @@ def test_drift_sees_the_students_inputs(source):
 def test_end_to_end_compares_with_the_teacher(source):
     meter = Meter(1.0)
     teacher, student = source.model(), source.model([32, 32])
-    both = compare(teacher, student, batch(), meter, masked=False)
-    logits, states = forward(student, batch(), Run(dense=True))
-    assert torch.equal(logits, student(batch(), Run(dense=True)))
+    rows = batch()
+    both = compare(ask(teacher, rows, [1, 2]), student, meter)
+    logits, states = forward(student, rows[:, :-1], Run(dense=True))
+    assert torch.equal(logits, student(rows[:, :-1], Run(dense=True)))
     assert len(states) == 2
     both = Compared(both.kl.detach(), both.hidden.detach())
-    p = torch.log_softmax(teacher(batch(), TEACHER).detach(), -1).double()
+    p = torch.log_softmax(teacher(rows[:, :-1], TEACHER).detach(), -1).double()
     q = torch.log_softmax(logits.detach(), -1).double()
     assert float(both.kl) == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-4)
     assert both.hidden > 0
@@ -321,7 +322,7 @@ def test_only_the_stages_parameters_move(source, shards):
 
 def bare_kl(run):
     with torch.no_grad():
-        return float(compare(run.teacher, run.student, batch(), Meter(1.0), masked=False).kl)
+        return float(compare(ask(run.teacher, batch(), []), run.student, Meter(1.0)).kl)
 
 
 def test_it_recovers(source, shards):

@@ -31,7 +31,7 @@ struct halves_block { // a scale for planes 0..3, another for 4..7
 };
 
 // Quants u >= 0 of value u - offset, as vq_dot4 wants them.
-inline vq to_plane(vq u, int offset) { return SIGNED_PLANES && offset ? vq_sub(u, offset) : u; }
+inline vq to_plane(vq u, int offset) { return SIGNED_PLANES && offset ? vq_sub_bytes(u, vq_bytes(offset)) : u; }
 
 // Four dwords of nibbles per row: planes 0..3 are the low ones, 4..7 the high ones.
 template <typename F> void unpack_nibbles(const uint8_t * const * rows, int64_t at, F && store) {
@@ -82,9 +82,8 @@ template <int HEADER, int OFFSET_, bool HAS_HIGH, typename block_> struct nibble
     static void unpack(const uint8_t * const * rows, int64_t at, block * b) {
         const vq high = HAS_HIGH ? gather_words(rows, at + HEADER - 4) : vq_set1(0);
         store_scales(b, gather_words(rows, at));
-        unpack_nibbles(rows, at + HEADER, [&](int i, vq u) {
-            vq_store_words(b->planes[i], to_plane(HAS_HIGH ? vq_or(u, fifth_bits(high, i)) : u, OFFSET));
-        });
+        unpack_nibbles(rows, at + HEADER,
+                       [&](int i, vq u) { vq_store_words(b->planes[i], to_plane(HAS_HIGH ? vq_or(u, fifth_bits(high, i)) : u, OFFSET)); });
     }
 };
 using q4_0_tile = nibble_tile<2, 8, false, plain_block>;
@@ -126,7 +125,7 @@ template <bool HAS_HIGH> struct k_tile {
             block * pair = b + half / 2 * 2;
             unpack_nibbles(rows, nibbles + 16 * half, [&](int i, vq u) {
                 const int part = i / 4, plane = half % 2 * 4 + i % 4;
-                const vq  bit  = vq_and(vq_shr(high[plane], half / 2 * 2 + part), vq_bytes(1));
+                const vq  bit = vq_and(vq_shr(high[plane], half / 2 * 2 + part), vq_bytes(1));
                 vq_store_words(pair[part].planes[plane], HAS_HIGH ? vq_or(u, vq_shl(bit, 4)) : u);
             });
         }
@@ -182,12 +181,9 @@ inline void prefetch_rows(const uint8_t * const * rows, int64_t from, int64_t to
     }
 }
 
-template <typename type> size_t planar_size(int64_t n) {
-    return static_cast<size_t>(N_RUN * (n / 32)) * sizeof(typename type::block);
-}
+template <typename type> size_t planar_size(int64_t n) { return static_cast<size_t>(N_RUN * (n / 32)) * sizeof(typename type::block); }
 
-template <typename type>
-void planar_unpack(int64_t n, const uint8_t * const * rows, const uint8_t * const * ahead, void * tile) {
+template <typename type> void planar_unpack(int64_t n, const uint8_t * const * rows, const uint8_t * const * ahead, void * tile) {
     auto * blocks = static_cast<typename type::block *>(tile);
     for (int64_t b = 0; b < n / 32; b += type::UNIT) {
         const int64_t at = b / type::UNIT * type::BYTES;
@@ -335,8 +331,7 @@ constexpr int64_t float_stride(int64_t n) { return (n + 15) / 16 * 16; }
 
 template <typename type> size_t float_size(int64_t n) { return static_cast<size_t>(TILE_ROWS * float_stride(n)) * sizeof(float); }
 
-template <typename type>
-void float_unpack(int64_t n, const uint8_t * const * rows, const uint8_t * const * ahead, void * tile) {
+template <typename type> void float_unpack(int64_t n, const uint8_t * const * rows, const uint8_t * const * ahead, void * tile) {
     using elem = typename type::elem;
     for (int r = 0; r < TILE_ROWS; ++r) {
         const elem * src = reinterpret_cast<const elem *>(rows[r]);
@@ -390,13 +385,13 @@ template <int R, int C> void dot_floats(int64_t n, const float * w, const float 
     }
     for (int c = 0; c < C; ++c) {
         for (int r = 0; r < R; ++r) {
-            const vf * s          = acc[r][c];
+            const vf * s         = acc[r][c];
             y[c * TILE_ROWS + r] = vf_sum(vf_add(vf_add(s[0], s[1]), vf_add(s[2], s[3])));
         }
     }
 }
 
-constexpr int ROWS_AT_ONCE = W == 16 ? 2 : 1; // as many sums as there are registers
+constexpr int ROWS_AT_ONCE    = W == 16 ? 2 : 1; // as many sums as there are registers
 constexpr int COLUMNS_AT_ONCE = 3;
 
 inline void float_multiply(int64_t n, const void * tile, const gemm_panel & x, const uint8_t * ids, int n_id, float * y) {
@@ -445,13 +440,12 @@ template <typename type> constexpr tile_kernels planar_kernels() {
     constexpr int n_start = sizeof(typename type::block) == sizeof(halves_block) && type::OFFSET ? 2 : 1;
     return {type::OFFSET, n_start, planar_size<type>, planar_unpack<type>, planar_multiply<type>};
 }
-template <typename type> constexpr tile_kernels float_kernels() {
-    return {0, 0, float_size<type>, float_unpack<type>, float_multiply};
-}
+template <typename type> constexpr tile_kernels float_kernels() { return {0, 0, float_size<type>, float_unpack<type>, float_multiply}; }
 
 #define TILE_F32(name) float_kernels<name##_tile>()
-#define TILE_PLANAR(name) planar_kernels<name##_tile>()
-#define TILE_GGML(name) planar_kernels<name##_tile>()
+#define TILE_PAIRS(name) planar_kernels<name##_tile>()
+#define TILE_SUPER4(name) planar_kernels<name##_tile>()
+#define TILE_SUPER6(name) planar_kernels<name##_tile>()
 
 constexpr tile_kernels TILES[] = {
 #define SPARSE_TYPE(NAME, name, FORM, AXPY) TILE_##FORM(name),

@@ -5,7 +5,8 @@
 //
 // dot   w . x over n elements; w is one row, x is prepared for its type (types.h x_prepare).
 //       Sums in an order that depends on n alone, so that a row's bits never depend on
-//       its neighbours. Accumulates in F32, products of quants in int32.
+//       its neighbours. Accumulates in F32, products of quants in int32. `ahead` is a row
+//       that is wanted soon (any readable row will do): it is prefetched line by line.
 // axpy  y[i] = fma(h, w[i], y[i]) for i < n, w[i] being the dequantised F32: one rounding
 //       per element (GENERIC rounds once to double first), whatever the vector width.
 //
@@ -17,7 +18,7 @@
 
 namespace ggml_sparse {
 
-using dot_fn  = float (*)(int64_t n, const void * w, const void * x);
+using dot_fn  = float (*)(int64_t n, const void * w, const void * x, const void * ahead);
 using axpy_fn = void (*)(int64_t n, float h, const void * w, float * y);
 
 struct row_kernels {

@@ -20,6 +20,7 @@ inline vq   vq_set1(int32_t a) { return _mm512_set1_epi32(a); }
 inline vq   vq_and(vq a, vq b) { return _mm512_and_si512(a, b); }
 inline vq   vq_or(vq a, vq b) { return _mm512_or_si512(a, b); }
 inline vq   vq_xor(vq a, vq b) { return _mm512_xor_si512(a, b); }
+inline vq   vq_sub_bytes(vq a, vq b) { return _mm512_sub_epi8(a, b); }
 inline vq   vq_shr(vq a, int k) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(k)); } // of dwords
 inline vq   vq_shl(vq a, int k) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(k)); }
 inline vf   vf_from_words(vq a) { return _mm512_cvtepi32_ps(a); }
@@ -73,6 +74,7 @@ inline vq   vq_set1(int32_t a) { return _mm256_set1_epi32(a); }
 inline vq   vq_and(vq a, vq b) { return _mm256_and_si256(a, b); }
 inline vq   vq_or(vq a, vq b) { return _mm256_or_si256(a, b); }
 inline vq   vq_xor(vq a, vq b) { return _mm256_xor_si256(a, b); }
+inline vq   vq_sub_bytes(vq a, vq b) { return _mm256_sub_epi8(a, b); }
 inline vq   vq_shr(vq a, int k) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(k)); }
 inline vq   vq_shl(vq a, int k) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(k)); }
 inline vf   vf_from_words(vq a) { return _mm256_cvtepi32_ps(a); }
@@ -148,6 +150,9 @@ inline vq vq_or(const vq & a, const vq & b) {
 }
 inline vq vq_xor(const vq & a, const vq & b) {
     return vq_map([&](int i) { return word(a, i) ^ word(b, i); });
+}
+inline vq vq_sub_bytes(const vq & a, const vq & b) {
+    return vq_make([&](int i) { return a.v[i] - b.v[i]; });
 }
 inline vq vq_shr(const vq & a, int k) {
     return vq_map([&](int i) { return word(a, i) >> k; });

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..summary import summary
 from . import options
-from .options import show_bytes
 
 if TYPE_CHECKING:
-    from ..generate import Generation, Prompt, Result
+    from ..generate import Generation, Prompt
 
 DEFAULT_TOKENS = 256
 
@@ -140,17 +140,3 @@ def _print_text(generation: Generation) -> None:
         sys.stdout.write("\n")
         sys.stdout.flush()
     print(summary(generation.result()), file=sys.stderr)
-
-
-def summary(result: Result) -> str:
-    """One line: speed, share of rows computed, bytes per token against dense."""
-    timings, sparsity = result.timings, result.sparsity
-    parts = [f"{timings.predicted_n} tokens, {timings.predicted_per_second:.1f} tok/s, mode {result.mode}"]
-    if sparsity:
-        share = sparsity.rows / max(sparsity.rows_dense, 1)
-        parts.append(f"{100 * share:.1f} % of FFN rows computed")
-        parts.append(
-            f"{show_bytes(sparsity.bytes_read / sparsity.tokens)} per token, "
-            f"dense {show_bytes(sparsity.bytes_dense / sparsity.tokens)}"
-        )
-    return "; ".join([*parts, f"seed {result.seed}, {result.finish_reason}"])

@@ -17,12 +17,15 @@ from ..errors import EXIT_CANCELLED, EXIT_MEMORY
 # name -> what the list of commands says; the module turbosparse.cli.<name> has `command`
 COMMANDS = {
     "generate": "Continue a text, or answer a message.",
+    "chat": "Chat in a window, or in the terminal.",
+    "serve": "Answer over HTTP, as OpenAI's API and llama-server do.",
     "perplexity": "Measure a model on a text.",
     "convert": "Make a GGUF file from a checkpoint.",
     "inspect": "Explain a GGUF file.",
     "verify": "Compare a GGUF file with its checkpoint.",
     "quantize": "Re-quantise a GGUF file.",
     "synth": "Write a synthetic checkpoint with planted sparsity.",
+    "bench": "Measure speed and sparsity, alone or against llama.cpp.",
 }
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 EXIT_CODES = (

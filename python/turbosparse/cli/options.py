@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import FileError
+from ..summary import show_bytes as show_bytes
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -67,12 +68,3 @@ def read_text(path: str | Path) -> str:
             expected="UTF-8",
             found=error.reason,
         ) from error
-
-
-def show_bytes(count: float) -> str:
-    """1.23e9 -> "1.23 GB"; decimal units, three digits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -35,7 +35,10 @@ class Observer(Protocol):
     wants_logits: bool
 
     def ffn(self, place: Place, act: Tensor, logits: Tensor | None) -> None:
-        """`act` [n, F] = relu(gate) * relu(up) before any mask; `logits` [n, F] of the predictor, None without one."""
+        """`act` [n, F] = relu(gate) * relu(up) before any mask; `logits` [n, F] of the predictor, None without one.
+
+        That product is also shown where the run joins the branches in another way.
+        """
 
     def router(self, layer: int, probs: Tensor, chosen: Tensor) -> None:
         """`probs` [n, n_expert] after softmax; `chosen` [n, top_k] expert ids. Mixtral family only."""
@@ -180,10 +183,11 @@ def drelu_ffn(
     x and tap are [..., E]: the normalised FFN input, and what the predictor reads. Without a predictor, or with
     `run.dense`, there is no mask.
     """
-    act = run.activation(branches.gate(x), branches.up(x))
+    gate, up = branches.gate(x), branches.up(x)
+    act = run.activation(gate, up)
     logits = predictor(tap) if predictor is not None and run.wants_logits else None
     if run.observer is not None:
-        run.observer.ffn(place, act, logits)
+        run.observer.ffn(place, act if run.activation is drelu else drelu(gate, up), logits)
     if logits is not None and not run.dense:
         act = act * straight_through(logits)
     out: Tensor = branches.down(act)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import time
@@ -18,13 +17,17 @@ from torch import Tensor, nn
 
 from turbosparse.torch.checkpoint import build
 from turbosparse.torch.decoder import CausalLM
+from turbosparse.torch.layers import drelu, swiglu
 from turbosparse.train.drelu_recipe import STAGES, DreluRecipe
-from turbosparse.train.end_to_end import compare
-from turbosparse.train.faults import DiskFullError, DivergedError, OutOfMemoryError, SettingsError
+from turbosparse.train.end_to_end import Compared, compare
+from turbosparse.train.faults import DiskFullError, DivergedError, SettingsError, is_full
 from turbosparse.train.ffn_distill import Blend, Knobs, distill_ffns
+from turbosparse.train.guide import Guide, LiveGuide
 from turbosparse.train.losses import Controller, Meter
+from turbosparse.train.memory import lower_instead
 from turbosparse.train.source import Source
 from turbosparse.train.surgery import canonicalise_signs, swap_errors
+from turbosparse.train.team import Team
 from turbosparse.train.trainer import Budget
 
 COLUMNS = (
@@ -52,13 +55,16 @@ class Distiller:
     def __init__(
         self, source: Source, tokens: TokenSource, recipe: DreluRecipe, budget: Budget,
         device: str = "cpu", dtype: torch.dtype = torch.float32, last_weights: Mapping[str, float] | None = None,
+        guide: Guide | None = None, team: Team | None = None,
     ) -> None:  # fmt: skip
         torch.manual_seed(recipe.seed)
         self.recipe, self.tokens, self.budget = recipe, tokens, budget
         self.device, self.dtype, self.last_weights = torch.device(device), dtype, last_weights
+        self.team = team or Team()
         self.teacher = source.model().to(self.device).eval().requires_grad_(False)
         self.surgery = self._operate()
         self.student = self._make_student(source)
+        self.guide: Guide = guide or LiveGuide(self.teacher, source.layers, source.layers)
         self.controller = Controller(recipe.zero_gain, math.log(recipe.zero_weight))
         self.n_steps = self.stage_steps = self.n_masked = 0
         self.seconds = 0.0
@@ -69,6 +75,11 @@ class Distiller:
     def progress(self) -> float:
         """Share of the run that is done, in [0, 1]."""
         return self.budget.progress(self.n_steps, self.seconds)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens seen so far, by all processes."""
+        return self.n_steps * self.recipe.batch * self.recipe.n_tokens * self.team.size
 
     @property
     def has_predictors(self) -> bool:
@@ -82,29 +93,25 @@ class Distiller:
         """
         start = time.monotonic()
         local = self._enter_stage()
-        weights = self.last_weights if STAGES[self.stage] == "masked" else None
-        lr, rows = self._set_lr(local), self._batch(self.n_steps, weights)
+        lr, rows = self._set_lr(local), self._rows()
         target = self.recipe.zero_target_at(self.stage, local, float(np.mean(self.surgery["zero_rate"])))
-        try:
-            measured, zeros = self._learn(rows, local)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_memory_error(error):
-                raise
-            raise OutOfMemoryError(
-                f"not enough memory for batches of {self.recipe.batch} x {self.recipe.n_tokens} tokens: lower --batch "
-                "(or --seq), and run again with --resume",
-                batch=self.recipe.batch,
-                n_tokens=self.recipe.n_tokens,
-            ) from error
-        self._check_finite(measured, rows)
+        with lower_instead(
+            f"not enough memory for batches of {self.recipe.batch} x {self.recipe.n_tokens} tokens: lower --batch "
+            "(or --seq), and run again with --resume",
+            batch=self.recipe.batch, n_tokens=self.recipe.n_tokens,
+        ):  # fmt: skip
+            local_measured, local_zeros = self._learn(rows, local)
+        measured, zeros = self._together(local_measured, local_zeros)
+        self._check_finite(measured, local_measured, rows)
         self.optimizer.step()
-        self.controller.update(float(np.mean(zeros)), target)
+        if self.is_sparse:
+            self.controller.update(float(np.mean(zeros)), target)
         self.n_steps += 1
         self.stage_steps += 1
         self.n_masked += self._applies_mask(local)
-        self.seconds += time.monotonic() - start
+        self.seconds = self.team.agree(self.seconds + time.monotonic() - start, self.device)
         row = dict.fromkeys(COLUMNS, 0.0) | measured | {
-            "step": self.n_steps, "tokens": self.n_steps * self.recipe.batch * self.recipe.n_tokens,
+            "step": self.n_steps, "tokens": self.n_tokens,
             "seconds": round(self.seconds, 1), "stage": STAGES[self.stage], "zero_rate": float(np.mean(zeros)),
             "zero_target": target, "zero_weight": self.controller.weight, "lr": lr,
         }  # fmt: skip
@@ -127,7 +134,7 @@ class Distiller:
             os.replace(part, file)
         except (OSError, RuntimeError) as error:
             part.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if isinstance(error, OSError) and not is_full(error):
                 raise
             raise DiskFullError(
                 f"{file}: the state could not be written ({error}); the one before it is intact. Free about "
@@ -162,9 +169,16 @@ class Distiller:
         model.eval()
         return model
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the student gets dReLU; a control keeps SwiGLU."""
+        return self.recipe.activation == "drelu"
+
     def _operate(self) -> dict[str, list[float]]:
         """Sign canonicalisation, and what the bare swap costs before and after it."""
-        batches = [self._batch(CALIBRATION + i)[:, :-1] for i in range(self.recipe.calibration_batches)]
+        if not self.is_sparse:
+            return {"zero_rate": [0.0] * self.teacher.config.num_hidden_layers}
+        batches = [self._calibration(i) for i in range(self.recipe.calibration_batches)]
         with self._autocast():
             before, zeros = swap_errors(self.teacher, batches)
             if not self.recipe.signs:
@@ -172,6 +186,13 @@ class Distiller:
             flips = canonicalise_signs(self.teacher, batches)
             after, zeros = swap_errors(self.teacher, batches)
         return {"flips": [float(n) for n in flips], "before": before, "after": after, "zero_rate": zeros}
+
+    def _calibration(self, i: int) -> Tensor:
+        """The team's tokens [batch, n_tokens], the same in every process."""
+        recipe = self.recipe
+        rng = np.random.default_rng((recipe.seed, CALIBRATION + i))
+        rows = self.tokens.sample(rng, recipe.batch * self.team.size, recipe.n_tokens)
+        return torch.from_numpy(rows[:, :-1]).to(self.device)
 
     def _make_student(self, source: Source) -> CausalLM:
         """The teacher's weights and fresh predictors, sized for inputs of unit RMS."""
@@ -231,6 +252,7 @@ class Distiller:
         knobs = Knobs(Blend(blend), STAGES[self.stage] == "drift", self.controller.weight)
         with self._autocast():
             losses, zeros = distill_ffns(self.teacher, self.student, rows[:, :-1], knobs)
+        self._average_gradients()
         # One norm per layer: the layers are independent problems.
         clip = self.recipe.clip
         norms = [nn.utils.clip_grad_norm_(layer.mlp.parameters(), clip) for layer in self.student.model.layers]
@@ -240,25 +262,53 @@ class Distiller:
     def _learn_whole(self, rows: Tensor, local: float) -> tuple[dict[str, float], list[float]]:
         recipe = self.recipe
         predictors = STAGES[self.stage] == "masked" and recipe.rank > 0
-        meter = Meter(recipe.pos_weight, predictors)
+        meter = Meter(recipe.pos_weight, predictors) if self.is_sparse else None
+        blend = recipe.blend_at(self.stage, local)
+        activation = (drelu if blend >= 1.0 else Blend(blend)) if self.is_sparse else swiglu
         with self._autocast():
-            both = compare(self.teacher, self.student, rows[:, :-1], meter, self._applies_mask(local))
+            answers, depths = self.guide.answers(rows, self.device)
+            both = compare(answers, self.student, meter, self._applies_mask(local), activation, depths)
+        total = both.kl + recipe.hidden_weight * both.hidden
+        if meter is None:
+            return self._descend(total, both, 0.0), [0.0] * self.student.config.num_hidden_layers
         terms = meter.terms()
-        total = both.kl + recipe.hidden_weight * both.hidden + self.controller.weight * terms.shrink
-        total = total + recipe.predictor_weight * terms.miss
-        total.backward()  # type: ignore[no-untyped-call, unused-ignore]
-        norm = float(nn.utils.clip_grad_norm_(self._trainable(), recipe.clip))
+        total = total + self.controller.weight * terms.shrink + recipe.predictor_weight * terms.miss
+        measured = self._descend(total, both, blend)
         per_layer = terms.n / len(meter.n_active)
-        measured = {"loss": float(both.kl.detach()), "hidden": float(both.hidden.detach()), "blend": 1.0, "norm": norm}
         if predictors:
             measured |= {"recall": terms.recall, "precision": terms.precision}
         return measured, (1.0 - torch.stack(meter.n_active) / per_layer).tolist()
 
+    def _descend(self, total: Tensor, both: Compared, blend: float) -> dict[str, float]:
+        """Gradients of the whole model, clipped."""
+        total.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        self._average_gradients()
+        norm = float(nn.utils.clip_grad_norm_(self._trainable(), self.recipe.clip))
+        return {"loss": float(both.kl.detach()), "hidden": float(both.hidden.detach()), "blend": blend, "norm": norm}
+
+    def _average_gradients(self) -> None:
+        self.team.average(p.grad for p in self._trainable() if p.grad is not None)
+
+    def _together(self, measured: dict[str, float], zeros: list[float]) -> tuple[dict[str, float], list[float]]:
+        """The team's means: every process goes on with the same numbers."""
+        both = measured | {f"zero {i}": zero for i, zero in enumerate(zeros)}
+        both = self.team.average_numbers(both, self.device)
+        return {key: both[key] for key in measured}, [both[f"zero {i}"] for i in range(len(zeros))]
+
+    def _rows(self) -> Tensor:
+        """This step's windows; a guide that has its own is asked for them where it is needed."""
+        if STAGES[self.stage] in ("whole", "masked"):
+            given = self.guide.rows(self.n_steps * self.team.size + self.team.rank, self.recipe.batch)
+            if given is not None:
+                return given
+        return self._batch(self.n_steps, self.last_weights if STAGES[self.stage] == "masked" else None)
+
     def _batch(self, step: int, weights: Mapping[str, float] | None = None) -> Tensor:
-        """Windows [batch, n_tokens + 1] int64 of a step: a pure function of seed and step."""
-        recipe = self.recipe
+        """This process's windows [batch, n_tokens + 1] int64 of a step: a pure function of seed, step and rank."""
+        recipe, team = self.recipe, self.team
         rng = np.random.default_rng((recipe.seed, step))
-        return torch.from_numpy(self.tokens.sample(rng, recipe.batch, recipe.n_tokens, weights)).to(self.device)
+        rows = self.tokens.sample(rng, recipe.batch * team.size, recipe.n_tokens, weights)
+        return torch.from_numpy(rows[team.rank * recipe.batch :][: recipe.batch]).to(self.device)
 
     def _set_lr(self, local: float) -> float:
         """A linear warm-up, then a cosine over the rest of the stage."""
@@ -270,14 +320,17 @@ class Distiller:
             group["lr"] = lr
         return lr
 
-    def _check_finite(self, measured: dict[str, float], rows: Tensor) -> None:
-        if all(map(math.isfinite, measured.values())):
-            return
+    def _check_finite(self, measured: dict[str, float], mine: dict[str, float], rows: Tensor) -> None:
+        """`measured` is the team's: all stop at the same step; `mine` tells whose batch it was."""
         found = {name: value for name, value in measured.items() if not math.isfinite(value)}
+        if not found:
+            return
+        whose = f", process {self.team.rank} of {self.team.size}" if self.team.size > 1 else ""
         raise DivergedError(
             f"step {self.n_steps + 1} (stage {STAGES[self.stage]}): {found}. The state on disk is from before it. The "
-            f"batch is that of seed {self.recipe.seed}, step {self.n_steps}; lower --lr, or leave that text out",
+            f"batch is that of seed {self.recipe.seed}, step {self.n_steps}{whose}; lower --lr, or leave that text out",
             stage=STAGES[self.stage], step=self.n_steps, found=found, batch=rows.cpu().numpy(),
+            is_culprit=not all(map(math.isfinite, mine.values())),
         )  # fmt: skip
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -286,9 +339,3 @@ class Distiller:
             self.device.type, self.dtype if enabled else torch.bfloat16, enabled=enabled
         )
         return cast
-
-
-def _is_memory_error(error: BaseException) -> bool:
-    text = str(error).lower()
-    texts = ("allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in text for t in texts)

@@ -7,14 +7,14 @@ model learns the teacher's distribution; then predictors are trained along and a
 that `turbosparse convert` takes; OUT/train the state, log.csv, curves.svg and report.json. A run that was interrupted
 in any way goes on with --resume; with --steps it gives the very same result, with --minutes the same up to timing.
 
-One process, one device. Exit codes: 2 usage, 3 unsupported source, 4 bad text, 5 disk full, 7 out of memory,
-8 diverged.
+Several GPUs or machines: `torchrun --nproc-per-node 4 -m turbosparse.train.drelu ...`, or `accelerate launch -m`;
+--batch is per process, gradients are averaged, rank 0 writes. Exit codes: 2 usage, 3 unsupported source, 4 bad text,
+5 disk full, 7 out of memory, 8 diverged.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import math
 import os
@@ -29,8 +29,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from turbosparse.train.distiller import Distiller
+    from turbosparse.train.guide import Guide
     from turbosparse.train.shards import Shards
     from turbosparse.train.source import Source
+    from turbosparse.train.team import Team
 
 STATE, LOG, BAD_BATCH = "state.pt", "log.csv", "bad-batch.npy"
 
@@ -65,18 +67,20 @@ def train(
     from turbosparse.train.trainer import CsvLog
 
     layers = [f"zero_{i}" for i in range(run.student.config.num_hidden_layers)]
-    log = CsvLog(work / LOG, run.n_steps, (*COLUMNS, *layers))
+    first = run.team.is_first
+    log = CsvLog(work / LOG if first else Path(os.devnull), run.n_steps, (*COLUMNS, *layers))
     saved, stage = time.monotonic(), run.stage
     try:
-        while run.progress < 1.0 and not should_stop():
+        while run.progress < 1.0 and not run.team.agree(should_stop(), run.device):
             row, zeros = run.step()
-            if run.n_steps % log_every == 0 or run.progress >= 1.0:
+            if first and (run.n_steps % log_every == 0 or run.progress >= 1.0):
                 log.write(row | dict(zip(layers, zeros, strict=True)))
                 say(_line(run.progress, row))
-            if time.monotonic() - saved >= save_every or run.stage != stage:
+            if first and (time.monotonic() - saved >= save_every or run.stage != stage):
                 run.save(work / STATE)
                 saved, stage = time.monotonic(), run.stage
-        run.save(work / STATE)
+        if first:
+            run.save(work / STATE)
     finally:
         log.close()
     return run.progress >= 1.0
@@ -96,8 +100,11 @@ def export(run: Distiller, source: Source, out: Path, dtype: str) -> None:
     import torch
 
     from turbosparse.torch import save
+    from turbosparse.train.source import write_llama_config
 
     save(run.export(), out, {"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
+    if not run.is_sparse:
+        write_llama_config(run.student.config, out, {"f32": "float32", "bf16": "bfloat16"}[dtype])
     source.write_tokenizer(out)
 
 
@@ -110,7 +117,7 @@ def write_report(run: Distiller, shards: Shards, file: Path, windows_per_stream:
     streams = ((n, windows(shards.heldout(n), recipe.n_tokens, windows_per_stream)) for n in names)
     report = compare_heldout(run.teacher, run.student, streams, run.has_predictors, recipe.batch)
     report |= {"surgery": run.surgery, "steps": run.n_steps, "seconds": run.seconds}
-    report["tokens_trained"] = run.n_steps * recipe.batch * recipe.n_tokens
+    report["tokens_trained"] = run.n_tokens
     file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
@@ -147,6 +154,11 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=("auto", "f32", "bf16"), default="auto", help="of the arithmetic; weights are F32"
     )
     p.add_argument("--out-dtype", choices=("f32", "bf16"), default="bf16", help="of the checkpoint")
+    p.add_argument("--activation", choices=("drelu", "swiglu"), default="drelu",
+                   help="swiglu: a control that keeps its activation, trained end to end")  # fmt: skip
+    p.add_argument("--teacher", type=Path, help="of the stages whole and masked, if it is not SRC itself")
+    p.add_argument("--teacher-cache", nargs="+", metavar="DIR[=WEIGHT]",
+                   help="instead: its answers, written by turbosparse.train.teacher_cache")  # fmt: skip
     p.add_argument("--keep-layers", type=layer_list, metavar="0-9,20-29", help="layers of SRC to keep; default all")
     p.add_argument("--batch", type=int, help="sequences per step, 8 or on a GPU 64; lower it if memory runs out")
     p.add_argument("--seq", type=int, help="tokens per sequence, 256 or on a GPU 512")
@@ -155,6 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--zero-target", type=float, default=0.88, help="share of neurons that should be zero")
     p.add_argument("--zero-gain", type=float, default=0.3, help="of the feedback; short runs need more")
     p.add_argument("--rank", type=int, default=96, help="of the predictors")
+    p.add_argument(
+        "--warm", type=float, default=0.3, help="share of the last stage before its predictors' mask is applied"
+    )
     p.add_argument("--anneal", type=float, default=0.5, help="share of the first stage; 0 swaps the activation at once")
     p.add_argument("--last-mix", type=json.loads, metavar="JSON", help='stream weights in the last stage: {"chat": 1}')
     p.add_argument("--seed", type=int, default=1)
@@ -169,8 +184,10 @@ def _recipe(args: argparse.Namespace, on_gpu: bool) -> Any:
     from turbosparse.train.drelu_recipe import DreluRecipe
 
     base = DreluRecipe()
+    alone = (0.0, 0.0, 1.0, 0.0)
     return DreluRecipe(
-        shares=args.shares or base.shares,
+        activation=args.activation,
+        shares=args.shares or (base.shares if args.activation == "drelu" else alone),
         lrs=tuple(args.lr * lr for lr in base.lrs),  # type: ignore[arg-type, unused-ignore]
         batch=args.batch or (64 if on_gpu else 8),
         n_tokens=args.seq or (512 if on_gpu else 256),
@@ -178,11 +195,33 @@ def _recipe(args: argparse.Namespace, on_gpu: bool) -> Any:
         zero_gain=args.zero_gain,
         rank=args.rank,
         anneal=args.anneal,
+        warm=args.warm,
         seed=args.seed,
     )
 
 
-def _open(args: argparse.Namespace, work: Path) -> tuple[Distiller, Source, Shards]:
+def open_guide(args: argparse.Namespace, source: Source, device: str) -> Guide | None:
+    """The teacher of the last stages, checked against SRC; None: SRC itself."""
+    from turbosparse.train.guide import CacheGuide, LiveGuide
+    from turbosparse.train.source import open_source
+    from turbosparse.train.teacher_cache import open_caches
+
+    if args.teacher_cache:
+        mix = open_caches(args.teacher_cache, args.seed)
+        for cache, _ in mix.caches:
+            vocabulary = source.tokenizer.sha256 if source.tokenizer else None
+            cache.check(source.config.vocab_size, source.config.hidden_size, vocabulary)
+            args.seq = args.seq or cache.meta.n_tokens
+            cache.check_length(args.seq)
+        return CacheGuide(mix, source.layers)
+    if args.teacher:
+        teacher = open_source(args.teacher)
+        source.check_teacher(teacher)
+        return LiveGuide(teacher.model().to(device).eval().requires_grad_(False), teacher.layers, source.layers)
+    return None
+
+
+def _open(args: argparse.Namespace, work: Path, team: Team, device: str) -> tuple[Distiller, Source, Shards]:
     """Source, shards checked against it, and the run, resumed if asked for."""
     import torch
 
@@ -191,8 +230,6 @@ def _open(args: argparse.Namespace, work: Path) -> tuple[Distiller, Source, Shar
     from turbosparse.train.source import open_source
     from turbosparse.train.trainer import Budget
 
-    torch.set_num_threads(args.threads)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     on_gpu = device.startswith("cuda")
     fast = args.dtype == "bf16" or (args.dtype == "auto" and on_gpu)
     torch.set_float32_matmul_precision("high" if fast else "highest")
@@ -203,39 +240,65 @@ def _open(args: argparse.Namespace, work: Path) -> tuple[Distiller, Source, Shar
         source = source.with_layers(args.keep_layers)
     budget = Budget(args.steps, args.minutes * 60)
     dtype = torch.bfloat16 if fast else torch.float32
-    run = Distiller(source, shards, _recipe(args, on_gpu), budget, device, dtype, args.last_mix)
+    guide = open_guide(args, source, device)
+    run = Distiller(source, shards, _recipe(args, on_gpu), budget, device, dtype, args.last_mix, guide, team)
     if args.resume and (work / STATE).exists():
         run.resume(work / STATE)
-        print(f"resumed at step {run.n_steps}, {run.progress:.1%}", flush=True)
+        if team.is_first:
+            _say(f"resumed at step {run.n_steps}, {run.progress:.1%}")
     return run, source, shards
 
 
 def run(args: argparse.Namespace, stopper: Stopper) -> int:
     """The command; raises what main() turns into one paragraph."""
+    import torch
+
+    from turbosparse.train.team import join_team, leave_team
+
+    torch.set_num_threads(args.threads)
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    team, device = join_team(wanted)
+    work: Path = args.out / "train"
+    if team.is_first:
+        if not args.resume:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+    distiller, source, shards = _open(args, work, team, device)
+    done = _train_all(args, distiller, work, stopper)
+    leave_team(team)
+    return _finish(args, distiller, source, shards, done, stopper) if team.is_first else 0
+
+
+def _train_all(args: argparse.Namespace, distiller: Distiller, work: Path, stopper: Stopper) -> bool:
+    """`train`, with the batch kept on which a run diverged."""
     import numpy as np
 
-    from turbosparse.train.curves import draw_curves
     from turbosparse.train.faults import DivergedError
 
-    work: Path = args.out / "train"
-    if not args.resume:
-        shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
-    distiller, source, shards = _open(args, work)
     surgery = {key: sum(v) / len(v) for key, v in distiller.surgery.items()}
-    print("surgery, mean over layers: " + ", ".join(f"{k} {v:.4g}" for k, v in surgery.items()), flush=True)
+    if distiller.team.is_first:
+        _say("surgery, mean over layers: " + ", ".join(f"{k} {v:.4g}" for k, v in surgery.items()))
     end = math.inf if args.stop_after is None else time.monotonic() + args.stop_after * 60
 
     def should_stop() -> bool:
         return stopper.seen or time.monotonic() >= end
 
+    options = {"log_every": args.log_every, "save_every": args.save_every, "should_stop": should_stop, "say": _say}
     try:
-        done = train(
-            distiller, work, log_every=args.log_every, save_every=args.save_every, should_stop=should_stop, say=_say
-        )
+        return train(distiller, work, **options)
     except DivergedError as error:
-        np.save(work / BAD_BATCH, error.data["batch"])
+        if error.data["is_culprit"]:
+            np.save(work / BAD_BATCH, error.data["batch"])
         raise
+
+
+def _finish(
+    args: argparse.Namespace, distiller: Distiller, source: Source, shards: Shards, done: bool, stopper: Stopper
+) -> int:
+    """Picture, checkpoint and report."""
+    from turbosparse.train.curves import draw_curves
+
+    work = args.out / "train"
     draw_curves(work / LOG, work / "curves.svg")
     if stopper.seen:
         _say(f"stopped at step {distiller.n_steps}; go on with --resume")
@@ -243,27 +306,22 @@ def run(args: argparse.Namespace, stopper: Stopper) -> int:
     export(distiller, source, args.out, args.out_dtype)
     if done and args.heldout_windows:
         report = write_report(distiller, shards, work / "report.json", args.heldout_windows)
-        print(json.dumps({key: report.get(key) for key in ("streams", "zero_rate", "recall")}), flush=True)
+        _say(json.dumps({key: report.get(key) for key in ("streams", "zero_rate", "recall")}))
     return 0
 
 
 def main() -> int:
     """Command line."""
+    from turbosparse.train.faults import reported
+
     args = _parser().parse_args()
     stopper = Stopper()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stopper)
     try:
-        return run(args, stopper)
+        return reported(lambda: run(args, stopper))
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        code = 5 if full else getattr(error, "exit_code", None)
-        if not isinstance(code, int):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return code
 
 
 if __name__ == "__main__":

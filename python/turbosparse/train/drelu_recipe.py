@@ -12,7 +12,8 @@ STAGES = ("teacher", "drift", "whole", "masked")
 class DreluRecipe:
     """One run. `shares` are those of STAGES in the budget; a stage with share 0 is left out.
 
-    `anneal`: the share of the teacher stage over which the activation goes from SwiGLU to dReLU; 0 swaps abruptly.
+    `activation`: "drelu", or "swiglu" for a control that keeps its activation: end to end only, no zeros to steer.
+    `anneal`: the share of the first stage over which the activation goes from SwiGLU to dReLU; 0 swaps abruptly.
     `zero_ramp`: the shares of all FFN distillation over which the zero rate's target rises from what the bare swap
     gives to `zero_target`. `warm`: the share of the masked stage in which the predictors learn before they are applied.
     """
@@ -26,6 +27,7 @@ class DreluRecipe:
     warmup: float = 0.1  # of a stage, if that is shorter than the steps above
     weight_decay: float = 0.01
     clip: float = 1.0
+    activation: str = "drelu"
     signs: bool = True
     anneal: float = 0.5
     zero_target: float = 0.88
@@ -53,7 +55,8 @@ class DreluRecipe:
 
     def blend_at(self, stage: int, local: float) -> float:
         """Share of dReLU in the activation."""
-        return 1.0 if stage > 0 or self.anneal <= 0 else min(local / self.anneal, 1.0)
+        first = next(i for i, share in enumerate(self.shares) if share > 0)
+        return 1.0 if stage > first or self.anneal <= 0 else min(local / self.anneal, 1.0)
 
     def zero_target_at(self, stage: int, local: float, start_rate: float) -> float:
         """The zero rate to steer for; `start_rate` is the bare swap's."""

@@ -1,7 +1,8 @@
-"""End-to-end distillation: the student's distribution and its hidden states against the teacher's."""
+"""End-to-end distillation: the student's distribution and its hidden states against a teacher's answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,15 +10,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from turbosparse.torch.decoder import CausalLM
-from turbosparse.torch.layers import Run
+from turbosparse.torch.layers import Run, drelu
 from turbosparse.train.losses import Meter
 from turbosparse.train.surgery import TEACHER, token_error
 from turbosparse.train.walk import walk
 
+Activation = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a teacher says to one batch: int64 [B, T + 1], of which it saw all but the last column.
+
+    `logits` are float32 [B, T, n_vocab], `states` its residual streams [B, T, E] by depth: the number of layers passed.
+    """
+
+    tokens: Tensor
+    logits: Tensor
+    states: dict[int, Tensor]
+
 
 @dataclass(frozen=True)
 class Compared:
-    """Scalars with gradient: mean KL(teacher || student) in nats per token, mean token_error of the layers' outputs."""
+    """Scalars with gradient: mean KL(teacher || student) in nats per token, mean token_error of the residuals."""
 
     kl: Tensor
     hidden: Tensor
@@ -30,17 +45,40 @@ def forward(model: CausalLM, tokens: Tensor, run: Run) -> tuple[Tensor, list[Ten
     return logits, states
 
 
-def compare(teacher: CausalLM, student: CausalLM, tokens: Tensor, meter: Meter, masked: bool) -> Compared:
-    """One batch, int64 [B, T]; `masked`: the predictors' mask is applied. `meter` sees the student's FFNs."""
+def ask(teacher: CausalLM, rows: Tensor, depths: Iterable[int]) -> Answers:
+    """The answers of a teacher that is here, without gradient; `rows` int64 [B, T + 1]."""
     with torch.no_grad():
-        logits, states = forward(teacher, tokens, TEACHER)
-        target = functional.log_softmax(logits.float(), dim=-1)
-    ours, our_states = forward(student, tokens, Run(dense=not masked, observer=meter, unit_tap=True))
-    kl = _kl(ours, target)
-    errors = [token_error(made, wanted) for made, wanted in zip(our_states, states, strict=True)]
-    return Compared(kl, torch.stack(errors).mean())
+        logits, states = forward(teacher, rows[:, :-1], TEACHER)
+    return Answers(rows, logits.float(), {depth: states[depth - 1] for depth in depths})
 
 
-def _kl(logits: Tensor, target: Tensor) -> Tensor:
+def pair_depths(kept: list[int], depths: Iterable[int]) -> dict[int, int]:
+    """For each depth of the teacher the depth of a student that has its layers `kept`: the layers passed by then."""
+    passed = {depth: sum(layer < depth for layer in kept) for depth in depths}
+    return {depth: mine for depth, mine in passed.items() if mine > 0}
+
+
+def compare(
+    answers: Answers,
+    student: CausalLM,
+    meter: Meter | None = None,
+    masked: bool = False,
+    activation: Activation = drelu,
+    depths: dict[int, int] | None = None,
+) -> Compared:
+    """One batch; `masked`: the predictors' mask is applied. `meter` sees the student's FFNs.
+
+    `depths`: which of the student's depths is compared with each of the answers' (default: the same).
+    """
+    run = Run(dense=not masked, observer=meter, unit_tap=True, activation=activation)
+    ours, states = forward(student, answers.tokens[:, :-1], run)
+    pairs = {depth: depth for depth in answers.states} if depths is None else depths
+    errors = [token_error(states[mine - 1], answers.states[depth]) for depth, mine in pairs.items()]
+    hidden = torch.stack(errors).mean() if errors else torch.zeros((), device=ours.device)
+    return Compared(_kl(ours, answers.logits), hidden)
+
+
+def _kl(logits: Tensor, wanted: Tensor) -> Tensor:
     ours = functional.log_softmax(logits.float(), dim=-1)
+    target = functional.log_softmax(wanted, dim=-1)
     return functional.kl_div(ours.flatten(0, 1), target.flatten(0, 1), log_target=True, reduction="batchmean")

@@ -29,20 +29,26 @@ PROMPTS = ("She was", "The whale", "It is the duty of", CHAT)
 
 @dataclass
 class LayerCounts:
-    """Neurons of one layer (all its experts), summed over tokens: seen, non-zero, kept by the predictor, both."""
+    """Neurons of one layer (all its experts), summed over tokens: seen, non-zero, kept by the predictor, both.
+
+    `mass` and `mass_hit` are the sums of the values themselves, of all neurons and of the kept ones.
+    """
 
     n: int = 0
     n_active: int = 0
     n_kept: int = 0
     n_hit: int = 0
+    mass: float = 0.0
+    mass_hit: float = 0.0
 
     def rates(self) -> dict[str, float]:
-        """zero: no mask; masked: zero after it; recall and precision of the predictor."""
+        """zero: no mask; masked: zero after it; recall and precision of the predictor; weighted: recall by value."""
         return {
             "zero": 1 - self.n_active / self.n,
             "masked": 1 - self.n_hit / self.n,
             "kept": self.n_kept / self.n,
             "recall": self.n_hit / max(self.n_active, 1),
+            "weighted": self.mass_hit / max(self.mass, 1e-30),
             "precision": self.n_hit / max(self.n_kept, 1),
         }
 
@@ -64,6 +70,8 @@ class Counter:
         counts.n_active += int(active.sum())
         counts.n_kept += int(kept.sum())
         counts.n_hit += int((active & kept).sum())
+        counts.mass += float(act.float().sum())
+        counts.mass_hit += float((act.float() * kept).sum())
 
     def router(self, layer: int, probs: Tensor, chosen: Tensor) -> None:
         """Routing is not counted."""
@@ -101,10 +109,11 @@ def perplexity_table(model: CausalLM, rows: Tensor, n_bytes: int) -> tuple[str, 
 
 def layer_table(counter: Counter, ranks: Iterable[int]) -> str:
     """Markdown table: one row per layer and their mean, in percent."""
-    columns = ("zero", "masked", "kept", "recall", "precision")
+    columns = ("zero", "masked", "kept", "recall", "weighted", "precision")
     rows = [counts.rates() for counts in counter.layers]
     mean = {c: sum(r[c] for r in rows) / len(rows) for c in columns}
-    lines = ["| layer | rank | zero rate | zero rate after mask | kept | recall | precision |", "|---" * 7 + "|"]
+    head = "| layer | rank | zero rate | zero rate after mask | kept | recall | recall by value | precision |"
+    lines = [head, "|---" * 8 + "|"]
     names = [f"| {i} | {rank} |" for i, rank in enumerate(ranks)] + ["| mean | |"]
     for name, row in zip(names, [*rows, mean], strict=True):
         lines.append(name + "".join(f" {100 * row[c]:.1f} % |" for c in columns))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import sys
+from collections.abc import Callable
 from typing import Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class TrainError(Exception):
@@ -44,3 +50,25 @@ class DivergedError(TrainError):
     """A loss or gradient that is not finite. `stage`, `step` and `batch_file` say where; the state on disk is good."""
 
     exit_code = 8
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, a quota or a file's size limit is exhausted; safetensors says so in words only."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    code = re.search(r"(?:os error|code:) (\d+)", str(error))
+    return type(error).__name__ == "SafetensorError" and code is not None and int(code[1]) in _FULL
+
+
+def reported(command: Callable[[], int]) -> int:
+    """Runs a command; errors that a user can mend become one line on stderr and an exit code, others pass."""
+    try:
+        return command()
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if not isinstance(code, int):
+            if not is_full(error):
+                raise
+            code, error = DiskFullError.exit_code, DiskFullError(f"{error}: free some space, and run it again")
+        print(f"error: {error}", file=sys.stderr)
+        return code

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,14 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return dict(meta)
 
 
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
 class ShardWriter:
     """Writes a directory; `close` writes meta.json last, so that a directory with one is complete."""
 
@@ -205,6 +215,14 @@ class ShardWriter:
         if heldout is not None and len(heldout):
             entry["heldout"] = self._write(f"heldout-{name}.bin", heldout)
         self.meta["streams"][name] = entry
+
+    def take(self, shards: Shards) -> None:
+        """All streams of another directory, as links where the file system has them."""
+        for name, entry in shards.meta["streams"].items():
+            for part in (entry, entry.get("heldout")):
+                if part is not None:
+                    _link(shards.path / part["file"], self.path / part["file"])
+            self.meta["streams"][name] = entry
 
     def close(self) -> None:
         """Writes meta.json."""

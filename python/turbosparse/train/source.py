@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from turbosparse.train.faults import SourceError
 from turbosparse.train.source_tokenizer import SourceTokenizer, tokenizer_from_gguf, tokenizer_from_hf
 
 State = dict[str, Tensor]
+SOURCE_LAYERS = "source_layers"  # in config.json: which layers of its teacher a pruned model has
 TOKENIZER_FILES = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
     "chat_template.jinja",
@@ -39,6 +41,11 @@ class Source:
     state: State
     tokenizer: SourceTokenizer | None
     tokenizer_dir: Path | None = None
+
+    @property
+    def layers(self) -> list[int]:
+        """Which layers of the first teacher these are; a checkpoint that was pruned knows."""
+        return list(self.config.extra.get(SOURCE_LAYERS) or range(self.config.num_hidden_layers))
 
     def model(self, ranks: list[int] | None = None) -> CausalLM:
         """A model with these weights and fresh predictors; Run(dense=True, activation=swiglu) makes it the teacher."""
@@ -61,8 +68,18 @@ class Source:
             raise SourceError(f"layers to keep: {layers}; the model has layers 0..{n - 1}", expected=n, found=layers)
         at = {str(old): str(new) for new, old in enumerate(layers)}
         state = {_renumbered(name, at): t for name, t in self.state.items() if _layer_of(name) in (None, *at)}
-        config = dataclasses.replace(self.config, num_hidden_layers=len(layers))
+        extra = self.config.extra | {SOURCE_LAYERS: [self.layers[i] for i in layers]}
+        config = dataclasses.replace(self.config, num_hidden_layers=len(layers), extra=extra)
         return dataclasses.replace(self, config=config, state=state)
+
+    def check_teacher(self, teacher: Source) -> None:
+        """SourceError unless a student of this one can learn from `teacher`: same vocabulary, same width."""
+        for key in ("vocab_size", "hidden_size"):
+            mine, theirs = getattr(self.config, key), getattr(teacher.config, key)
+            if mine != theirs:
+                raise SourceError(f"the teacher's {key} is {theirs}, the student's {mine}", expected=mine, found=theirs)
+        if self.tokenizer and teacher.tokenizer and self.tokenizer.sha256 != teacher.tokenizer.sha256:
+            raise SourceError("the teacher's tokens are not the student's: take a teacher of the same vocabulary")
 
     def write_tokenizer(self, out: Path) -> None:
         """The tokenizer's files beside a saved student."""
@@ -122,8 +139,15 @@ def _config(raw: dict[str, Any], where: str) -> Config:
         bos_token_id=_first(raw.get("bos_token_id")),
         eos_token_id=_first(raw.get("eos_token_id")),
         tie_word_embeddings=raw.get("tie_word_embeddings") is True,
-        extra={"use_cache": True},
+        extra={"use_cache": True} | {key: raw[key] for key in (SOURCE_LAYERS,) if key in raw},
     )
+
+
+def write_llama_config(config: Config, out: Path, dtype: str) -> None:
+    """Replaces config.json by that of the SwiGLU model of the same sizes, which `open_source` takes."""
+    raw = config.to_dict(dtype) | {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
+    raw.pop("auto_map")
+    (out / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
 def _demand(raw: dict[str, Any], where: str, key: str, allowed: tuple[Any, ...]) -> None:

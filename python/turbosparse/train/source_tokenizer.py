@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,15 @@ class SourceTokenizer:
     def sha256(self) -> str:
         """What shards name their tokenizer by."""
         return vocabulary_sha256(self.tokens)
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Ids of plain ASCII words, with special tokens read as such; for templates, where libllama is not at hand."""
+        at = {token: i for i, token in enumerate(self.tokens)}
+        names = sorted((self.tokens[i] for i in self.special), key=len, reverse=True)
+        rank = {pair: k for k, pair in enumerate(self.merges)}
+        parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text) if names else [text]
+        words = (w for p in parts for w in ([p] if p in names else re.findall(r" ?[A-Za-z]+| ?[^\sA-Za-z]+|\s", p)))
+        return [at[t] for word in words for t in ([word] if word in names else _merge(word, rank))]
 
     def write(self, out: Path) -> None:
         """tokenizer.json and tokenizer_config.json, as transformers' PreTrainedTokenizerFast reads them."""
@@ -68,6 +79,17 @@ class SourceTokenizer:
         }
         out |= {f"{name}_token": self.tokens[self.ids[name]] for name in SPECIAL if name in self.ids}
         return out | ({"chat_template": self.chat_template} if self.chat_template else {})
+
+
+def _merge(word: str, rank: dict[tuple[str, str], int]) -> list[str]:
+    """Byte-level BPE of one ASCII word: the pair of the lowest rank is joined until none is left."""
+    parts = [{" ": "\u0120", "\n": "\u010a"}.get(c, c) for c in word]
+    while True:
+        ranked = [(rank[pair], i) for i, pair in enumerate(pairwise(parts)) if pair in rank]
+        if not ranked:
+            return parts
+        i = min(ranked)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
 
 
 def tokenizer_from_gguf(fields: dict[str, Any]) -> SourceTokenizer:

@@ -120,11 +120,7 @@ def trim_gguf(source: Path, out: Path, keep: Sequence[int], tensors: bool = True
 
 def write_gguf(out: Path, kv: KV, file: GGUFFile | None = None, keep: npt.NDArray[np.int64] | None = None) -> None:
     """A GGUF file of keys and, with `file`, its tensors; `keep` selects the rows of the token matrices."""
-    arch = str(kv["general.architecture"][1]) if "general.architecture" in kv else "llama"
-    writer = gguf.GGUFWriter(out, arch)
-    for key, (vtype, value, sub_type) in kv.items():
-        if key != "general.architecture" and value != []:  # the writer refuses empty lists
-            writer.add_key_value(key, _bytes(value), vtype, sub_type)
+    writer = write_kv(out, kv)
     for info in file.tensors.values() if file else ():
         assert file is not None
         rows = file.rows(info, 0, info.n_rows)
@@ -135,6 +131,16 @@ def write_gguf(out: Path, kv: KV, file: GGUFFile | None = None, keep: npt.NDArra
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_kv(out: Path, kv: KV) -> gguf.GGUFWriter:
+    """A writer that has the keys and no tensors yet."""
+    arch = str(kv["general.architecture"][1]) if "general.architecture" in kv else "llama"
+    writer = gguf.GGUFWriter(out, arch)
+    for key, (vtype, value, sub_type) in kv.items():
+        if key != "general.architecture" and value != []:  # the writer refuses empty lists
+            writer.add_key_value(key, _bytes(value), vtype, sub_type)
+    return writer
 
 
 def _bytes(value: Any) -> Any:

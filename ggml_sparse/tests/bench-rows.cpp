@@ -1,0 +1,130 @@
+// Speed of the row kernels, one line per weight type and instruction set:
+//   ns per row and GB/s with rows in L2, and GB/s from memory with every thread, each for dot
+//   and axpy; first what this machine reads from memory at best.
+//
+//   bench-rows [n_threads [type [isa]]]      isa as in ggml_sparse_isa, all by default
+
+#include "cpu/dispatch.h"
+#include "rows.h"
+
+#include <omp.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+using namespace ggml_sparse;
+
+static constexpr int64_t N_COL        = 4096;
+static constexpr size_t  N_BYTES      = size_t{768} << 20; // beyond any cache
+static constexpr size_t  N_BYTES_NEAR = 192 << 10;
+
+static double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Best of a few runs of f(), after one for free.
+template <typename F> static double best(F && f) {
+    f();
+    double t = 1e9;
+    for (int i = 0; i < 3; ++i) {
+        const double t0 = seconds();
+        f();
+        t = std::min(t, seconds() - t0);
+    }
+    return t;
+}
+
+static double read_speed(const uint8_t * data, int n_threads) {
+    std::vector<uint64_t> sums(1024);
+    const double          t = best([&] {
+        const size_t n = N_BYTES / sums.size();
+#pragma omp parallel for num_threads(n_threads) schedule(static)
+        for (size_t i = 0; i < sums.size(); ++i) {
+            uint64_t s[8] = {};
+            for (size_t b = 0; b < n; b += 64) {
+                uint64_t line[8];
+                memcpy(line, data + i * n + b, 64);
+                for (int k = 0; k < 8; ++k) {
+                    s[k] ^= line[k];
+                }
+            }
+            sums[i] = s[0] ^ s[1] ^ s[2] ^ s[3] ^ s[4] ^ s[5] ^ s[6] ^ s[7];
+        }
+    });
+    return double(N_BYTES) / t * 1e-9;
+}
+
+struct bench_case {
+    row_reader   rows;
+    const void * x;
+    float *      y; // [n_threads][N_COL]
+};
+
+static void dots(const bench_case & c, int64_t i0, int64_t i1) {
+    float s = 0;
+    for (int64_t i = i0; i < i1; ++i) {
+        s += c.rows.dot(i, c.x, std::min(i + 2, i1 - 1));
+    }
+    c.y[omp_get_thread_num() * N_COL] += s;
+}
+
+static void axpys(const bench_case & c, int64_t i0, int64_t i1) {
+    float * y = c.y + omp_get_thread_num() * N_COL;
+    for (int64_t i = i0; i < i1; ++i) {
+        c.rows.prefetch(std::min(i + 2, i1 - 1));
+        c.rows.axpy(i, 1e-6f, 0, N_COL, y);
+    }
+}
+
+static void report(const char * what, const bench_case & c, int n_threads, void (*run)(const bench_case &, int64_t, int64_t)) {
+    const double  size  = double(c.rows.row_size());
+    const int64_t n     = c.rows.n_row(), n_near = int64_t(N_BYTES_NEAR) / int64_t(c.rows.row_size());
+    const int     n_rep = 100;
+    const double  near  = best([&] {
+                             for (int r = 0; r < n_rep; ++r) {
+                                 run(c, 0, n_near);
+                             }
+                         }) /
+                         double(n_rep * n_near);
+    const double far = best([&] {
+#pragma omp parallel num_threads(n_threads)
+        run(c, n * omp_get_thread_num() / n_threads, n * (omp_get_thread_num() + 1) / n_threads);
+    });
+    printf("  %s %6.1f ns %5.1f GB/s, memory %5.1f GB/s", what, near * 1e9, size / near * 1e-9, double(n) * size / far * 1e-9);
+}
+
+static void run_type(const weight_type & wt, const sparse_kernels & kernels, const uint8_t * data, int n_threads) {
+    const int64_t      n_row = int64_t(N_BYTES / ggml_row_size(wt.type, N_COL));
+    std::vector<float> x(N_COL), y(size_t(n_threads) * N_COL);
+    for (int64_t i = 0; i < N_COL; ++i) {
+        x[size_t(i)] = float(i * 37 % 251 - 125) / 125;
+    }
+    std::vector<uint8_t> space(x_prepared_size(wt, N_COL) + 64);
+    uint8_t *            aligned = space.data() + (64 - reinterpret_cast<uintptr_t>(space.data()) % 64) % 64;
+    bench_case           c{row_reader({wt.type, N_COL, n_row, data}, kernels), x_prepare(wt, x.data(), N_COL, aligned), y.data()};
+    printf("%-5s isa %d", wt.name, int(kernels.isa));
+    report("dot", c, n_threads, dots);
+    report("axpy", c, n_threads, axpys);
+    printf("\n");
+    fflush(stdout);
+}
+
+// Bytes that are finite and ordinary in every type: halfs of 0x2e2e = 0.096, nibbles 2 and 14.
+static std::vector<uint8_t> weights() { return std::vector<uint8_t>(N_BYTES, 0x2e); }
+
+int main(int argc, char ** argv) {
+    const int                  n_threads = argc > 1 ? atoi(argv[1]) : omp_get_num_procs();
+    const std::vector<uint8_t> data      = weights();
+    sparse_kernels_get(GGML_SPARSE_ISA_AUTO);
+    printf("%d threads read %.1f GB/s\n", n_threads, read_speed(data.data(), n_threads));
+    for (int i = 0; i < weight_type_count(); ++i) {
+        const weight_type & wt = weight_type_at(i);
+        for (int isa = GGML_SPARSE_ISA_GENERIC; isa <= GGML_SPARSE_ISA_AVX512; ++isa) {
+            const sparse_kernels * kernels = sparse_kernels_get(static_cast<ggml_sparse_isa>(isa));
+            if (kernels && (argc <= 2 || !strcmp(argv[2], "all") || !strcmp(argv[2], wt.name)) && (argc <= 3 || atoi(argv[3]) == isa)) {
+                run_type(wt, *kernels, data.data(), n_threads);
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+"""Runs the tests: contenders take turns, so that the machine's drift hits all of them alike."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..bandwidth import BandwidthProbe
+from .engine import Engine, load_time
+from .machine import FileInfo
+from .opponent import ROOFLINE, Opponent
+from .plan import Settings, Test, Work
+from .ratio import Ratio, paired
+from .record import Record, Run, kv_bytes
+
+STOCK = "llama.cpp"
+
+Note = Callable[[str], None]
+Advance = Callable[[str, int, int], None]  # label, turns done, turns in all
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file with all that is to be done to it.
+
+    Attributes:
+        modes: of the FFN, each a contender.
+        repetitions: of every test.
+        warm_up: run a little of each test first.
+        baseline: the dense twin for stock llama.cpp, None = no comparison.
+        buffers: the twin's buffer type, None = the fastest.
+    """
+
+    file: Path
+    settings: Sequence[Settings]
+    tests: Sequence[Test]
+    modes: Sequence[str]
+    repetitions: int = 5
+    warm_up: bool = True
+    baseline: Path | None = None
+    buffers: str | None = None
+
+
+class Runner:
+    """Carries a Job out.
+
+    Args:
+        note: told about the baseline's fate, a line each.
+        advance: told after every turn.
+    """
+
+    def __init__(self, job: Job, note: Note, advance: Advance) -> None:
+        self.job, self._advance = job, advance
+        self.file = FileInfo.read(job.file)
+        self._order = random.Random(0)
+        self._opponent = Opponent(job.baseline, note, job.buffers) if job.baseline else None
+        self._done, self._total = 0, self._count()
+
+    def run(self) -> Iterator[list[Record]]:
+        """The records of one test after the other; frees everything when it ends, by whatever cause."""
+        try:
+            for settings in self.job.settings:
+                yield from self._with(settings)
+        finally:
+            if self._opponent:
+                self._opponent.close()
+
+    def _count(self) -> int:
+        per_round = len(self.job.modes) + (self._opponent is not None)
+        turns = sum(1 if test.load else len(test.turns()) for test in self.job.tests)
+        return turns * self.job.repetitions * per_round * len(self.job.settings)
+
+    def _with(self, settings: Settings) -> Iterator[list[Record]]:
+        loads = [test for test in self.job.tests if test.load]
+        others = [test for test in self.job.tests if not test.load]
+        for test in loads:
+            yield self._load(test, settings)
+        if not others:
+            return
+        n_ctx = max(test.n_ctx for test in others)
+        with ExitStack() as stack:
+            engine = stack.enter_context(Engine(self.job.file, settings, n_ctx, max(t.n_seq for t in others)))
+            probe = stack.enter_context(BandwidthProbe())
+            for test in others:
+                yield _Rounds(self, engine, probe, settings, test).run()
+
+    def _load(self, test: Test, settings: Settings) -> list[Record]:
+        runs = {mode: Run(mode) for mode in self.job.modes}
+        if self._opponent:
+            runs[STOCK] = Run(STOCK, "CPU")
+        for _ in range(self.job.repetitions):
+            for name in self.shuffled(list(runs)):
+                if self._opponent and name == STOCK:
+                    ns = self._opponent.load_time(settings)
+                else:
+                    ns = load_time(self.job.file, settings, name)
+                runs[name].turns_ns.append(ns)
+                self.step(test, name)
+        for run in runs.values():
+            run.repetitions_ns = run.turns_ns
+        return self.records(test, settings, list(runs.values()), None, None)
+
+    # --- what the rounds use ------------------------------------------------
+
+    @property
+    def opponent(self) -> Opponent | None:
+        """The baseline, if there is one."""
+        return self._opponent
+
+    def shuffled(self, names: list[str]) -> list[str]:
+        """`names` in a new order: nobody always comes first."""
+        return self._order.sample(names, len(names))
+
+    def step(self, test: Test, name: str) -> None:
+        """Count a turn for the progress bar."""
+        self._done += 1
+        self._advance(f"{test.label} {name}", self._done, self._total)
+
+    def records(
+        self, test: Test, settings: Settings, runs: list[Run], bandwidths: list[float] | None, recall: float | None
+    ) -> list[Record]:
+        """The lines of a test, ratios against the baseline included."""
+        stock = next((run for run in runs if run.mode == STOCK), None)
+        bandwidth = statistics.median(bandwidths) if bandwidths else None
+        found = []
+        for run in runs:
+            file = self._opponent.file if self._opponent and run is stock else self.file
+            ratio, baseline = None, None
+            if run.mode == "predicted":
+                run.recall = recall
+            if stock and run is not stock:
+                ratio, baseline = self._ratio(run, stock, settings, test, bandwidths)
+            found.append(Record(test, settings, file, run, bandwidth, ratio, baseline))
+        return found
+
+    def _ratio(
+        self, run: Run, stock: Run, settings: Settings, test: Test, bandwidths: list[float] | None
+    ) -> tuple[Ratio | None, str]:
+        """Against stock, or against dense bytes over bandwidth where stock is too slow to be a fair opponent."""
+        assert self._opponent
+        name = f"llama.cpp {stock.buffer_type}"
+        if not bandwidths:
+            return paired(stock.turns_ns, run.turns_ns), name
+        dense = self._opponent.file.bytes_token + kv_bytes(self._opponent.file, settings, test)
+        ideal = [
+            1e9 * dense * turn.n_tokens / b for turn, b in zip(_all_turns(test, bandwidths), bandwidths, strict=True)
+        ]
+        reached = statistics.median(i / s for i, s in zip(ideal, stock.turns_ns, strict=True))
+        if reached < ROOFLINE:
+            return paired(ideal, run.turns_ns), f"dense bytes / bandwidth ({name} reaches {reached:.0%})"
+        return paired(stock.turns_ns, run.turns_ns), name
+
+
+def _all_turns(test: Test, bandwidths: list[float]) -> list[Work]:
+    turns = test.turns()
+    return [turns[i % len(turns)] for i in range(len(bandwidths))]
+
+
+class _Rounds:
+    """One test: every turn is taken by every contender before the next one begins."""
+
+    def __init__(self, runner: Runner, engine: Engine, probe: BandwidthProbe, settings: Settings, test: Test) -> None:
+        self._runner, self._engine, self._probe = runner, engine, probe
+        self._settings, self._test = settings, test
+        self._runs = {mode: Run(mode) for mode in runner.job.modes}
+        self._bandwidths: list[float] = []
+
+    def run(self) -> list[Record]:
+        test, runner = self._test, self._runner
+        self._engine.seat(test.n_depth)
+        if runner.opponent:
+            name = runner.opponent.ready(test, self._settings, test.n_ctx)
+            self._runs[STOCK] = Run(STOCK, name)
+        if runner.job.warm_up:
+            for name in self._runs:
+                self._turn(name, test.warm_up())
+        for _ in range(runner.job.repetitions):
+            self._repetition()
+        recall = None
+        if "predicted" in self._runs:
+            recall = self._engine.recall(test.n_depth, test.n_prompt + test.n_gen)
+        return runner.records(test, self._settings, list(self._runs.values()), self._bandwidths or None, recall)
+
+    def _repetition(self) -> None:
+        spent = dict.fromkeys(self._runs, 0)
+        for work in self._test.turns():
+            if self._test.one_by_one:
+                self._bandwidths.append(self._probe.measure(self._settings.n_threads))
+            for name in self._runner.shuffled(list(self._runs)):
+                ns = self._turn(name, work)
+                self._runs[name].turns_ns.append(ns)
+                spent[name] += ns
+                self._runner.step(self._test, name)
+        for name, ns in spent.items():
+            self._runs[name].repetitions_ns.append(ns)
+
+    def _turn(self, name: str, work: Work) -> int:
+        if name == STOCK:
+            assert self._runner.opponent
+            return self._runner.opponent.run(work, self._test.n_seq)
+        ns, counters = self._engine.run(work, name)
+        self._runs[name].counters += counters
+        return ns

@@ -1,0 +1,233 @@
+"""From the JSON of a completion request to engine.Request: both dialects, OpenAI's and llama-server's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import ArgumentError
+from ..grammar import from_json_schema
+from ..sampling import SEED_LIMIT, SamplingParams
+from . import messages as chat
+from . import tools as toolbox
+from .engine import Engine, ModelCard, Request
+from .fields import Fields
+from .problem import invalid
+
+log = logging.getLogger("turbosparse.server")
+
+MAX_STOPS = 16
+MAX_PROBS = 100
+ANY_OBJECT = {"type": "object"}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request and how its answer is to be written.
+
+    Attributes:
+        tools: whether calls of tools are to be found in the text.
+        token_sparsity, token_timings: a record in every chunk of a stream.
+        include_usage: a last chunk with usage.
+        echo: text to put in front of the answer.
+        logprobs: whether the answer has a logprobs member.
+    """
+
+    request: Request
+    stream: bool
+    tools: bool = False
+    token_sparsity: bool = False
+    token_timings: bool = False
+    include_usage: bool = False
+    echo: str = ""
+    logprobs: bool = False
+
+
+def chat_ask(engine: Engine, body: Mapping[str, Any]) -> Ask:
+    """Of POST /v1/chat/completions. Raises ProblemError and what Engine.submit raises."""
+    fields, card = Fields(body), engine.card
+    _refuse_chat(fields)
+    offered = toolbox.offered(fields)
+    turns = chat.checked(fields.raw("messages"))
+    variables = dict(fields.raw("chat_template_kwargs") or {}) if _object(fields, "chat_template_kwargs") else {}
+    native = toolbox.speaks(card.chat_template)
+    if not native:
+        turns = toolbox.explained(turns, offered)
+    elif offered.tools:
+        variables["tools"] = list(offered.tools)
+    variables["add_generation_prompt"] = fields.flag("add_generation_prompt", not _continues(turns, fields))
+    prompt = engine.encode(turns, **variables)
+    top = fields.integer("top_logprobs", "n_probs", default=0, low=0, high=MAX_PROBS)
+    wanted = fields.flag("logprobs") or top > 0
+    params = _params(fields, card, toolbox.grammar(offered))
+    return _finish(fields, card, prompt, params, top if wanted else None, tools=bool(offered.tools))
+
+
+def text_ask(engine: Engine, body: Mapping[str, Any], native: bool = False) -> Ask:
+    """Of POST /v1/completions, or (`native`) of llama-server's POST /completion."""
+    fields, card = Fields(body), engine.card
+    fields.refuse("suffix", ("",), "there is no infill")
+    fields.refuse("best_of", (1,), "one answer is drawn")
+    prompt = prompt_tokens(engine, fields.raw("prompt"))
+    wanted = fields.integer("n_probs", "logprobs", default=-1, low=0, high=MAX_PROBS)
+    if native and wanted == 0:
+        wanted = -1
+    echo = engine.detokenize(prompt, special=False) if fields.flag("echo") else ""
+    return _finish(fields, card, prompt, _params(fields, card, None), None if wanted < 0 else wanted, echo=echo)
+
+
+def prompt_tokens(engine: Engine, prompt: Any, name: str = "prompt") -> list[int]:
+    """A string, a list of token ids, strings and ids mixed, or a list with one of these."""
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return engine.tokenize(prompt, add_special=True, parse_special=True)
+    if not isinstance(prompt, list) or not prompt:
+        raise invalid(f"{name} must be a string or a list of token ids", name)
+    if all(isinstance(item, str) for item in prompt):
+        raise invalid(f"{name}: one prompt per request; send {len(prompt)} requests, they run at once", name)
+    return [token for i, item in enumerate(prompt) for token in _part(engine, item, i, name)]
+
+
+def _part(engine: Engine, item: Any, i: int, name: str) -> Sequence[int]:
+    if isinstance(item, str):
+        return engine.tokenize(item, add_special=i == 0, parse_special=True)
+    n_vocab = engine.card.n_vocab
+    if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < n_vocab:
+        raise invalid(f"{name}[{i}] must be a string or a token id from 0 to {n_vocab - 1}", name)
+    return [item]
+
+
+def _finish(
+    fields: Fields,
+    card: ModelCard,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    n_probs: int | None,
+    *,
+    tools: bool = False,
+    echo: str = "",
+) -> Ask:
+    fields.refuse("n", (1,), "one answer per request; send several, they run at once")
+    slot = fields.integer("id_slot", default=-1, low=-1)
+    stream = fields.flag("stream")
+    options = fields.object("stream_options")
+    ask = Ask(
+        request=Request(
+            prompt=tuple(prompt),
+            params=params,
+            mode=fields.choice("mode", ("dense", "exact", "predicted", "reference")),
+            n_probs=n_probs,
+            show_special=tools,
+            progress=fields.flag("return_progress") and stream,
+            cache_prompt=fields.flag("cache_prompt", True),
+            slot=None if slot < 0 else slot,
+        ),
+        stream=stream,
+        tools=tools,
+        token_sparsity=fields.flag("sparsity"),
+        token_timings=fields.flag("timings_per_token"),
+        include_usage=options is not None and options.flag("include_usage"),
+        echo=echo,
+        logprobs=n_probs is not None,
+    )
+    _note_ignored(fields)
+    return ask
+
+
+# --- sampling -----------------------------------------------------------------------
+
+
+def _params(fields: Fields, card: ModelCard, grammar: str | None) -> SamplingParams:
+    base = card.defaults
+    most = -1 if base.max_tokens is None else base.max_tokens
+    max_tokens = fields.integer("max_completion_tokens", "max_tokens", "n_predict", default=most, low=-1)
+    seed = fields.integer("seed", default=-1, low=-1, high=SEED_LIMIT)
+    try:
+        return replace(
+            base,
+            max_tokens=None if max_tokens < 0 else max_tokens,
+            temperature=fields.number("temperature", default=base.temperature, low=0, high=100),
+            top_k=fields.integer("top_k", default=base.top_k),
+            top_p=fields.number("top_p", default=base.top_p, low=0, high=1),
+            min_p=fields.number("min_p", default=base.min_p, low=0, high=1),
+            repeat_penalty=fields.number("repeat_penalty", default=base.repeat_penalty, low=0.01, high=100),
+            frequency_penalty=fields.number("frequency_penalty", default=base.frequency_penalty, low=-2, high=2),
+            presence_penalty=fields.number("presence_penalty", default=base.presence_penalty, low=-2, high=2),
+            penalty_last_n=fields.integer("repeat_last_n", "penalty_last_n", default=base.penalty_last_n, low=-1),
+            seed=None if seed in (-1, SEED_LIMIT) else seed,
+            stop=fields.strings("stop", MAX_STOPS) or base.stop,
+            grammar=_grammar(fields, grammar),
+            ignore_eos=fields.flag("ignore_eos", base.ignore_eos),
+        )
+    except ArgumentError as error:
+        raise invalid(str(error), error.where) from error
+
+
+def _grammar(fields: Fields, forced: str | None) -> str | None:
+    """GBNF of at most one of grammar, json_schema, response_format and a forced call of a tool."""
+    found = [text for text in (fields.text("grammar") or None, _schema(fields), _format(fields), forced) if text]
+    if len(found) > 1:
+        raise invalid("give one of grammar, json_schema, response_format and a required tool_choice, not several")
+    return found[0] if found else None
+
+
+def _schema(fields: Fields) -> str | None:
+    schema = fields.raw("json_schema")
+    return None if schema is None else from_json_schema(_object_of(fields, "json_schema", schema))
+
+
+def _format(fields: Fields) -> str | None:
+    wanted = fields.object("response_format")
+    if wanted is None:
+        return None
+    kind = wanted.choice("type", ("text", "json_object", "json_schema"))
+    if kind in (None, "text"):
+        return None
+    holder = wanted.object("json_schema") if kind == "json_schema" else wanted
+    schema = None if holder is None else holder.raw("schema")
+    if kind == "json_schema" and schema is None:
+        raise invalid("response_format.json_schema.schema is missing", "response_format")
+    return from_json_schema(_object_of(fields, "response_format", ANY_OBJECT if schema is None else schema))
+
+
+def _object_of(fields: Fields, name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise fields.wrong(name, "a JSON schema (an object)", value)
+    return value
+
+
+def _object(fields: Fields, name: str) -> bool:
+    return fields.object(name) is not None
+
+
+# --- what is not there -----------------------------------------------------------------
+
+
+def _refuse_chat(fields: Fields) -> None:
+    fields.refuse("audio", (), "this model only writes text")
+    fields.refuse("modalities", (["text"],), "this model only writes text")
+    fields.refuse("functions", ([],), "use tools")
+    fields.refuse("function_call", ("none",), "use tool_choice")
+    fields.refuse("logit_bias", ({}, []), "it is not implemented")
+
+
+def _continues(turns: Sequence[Mapping[str, Any]], fields: Fields) -> bool:
+    """Whether the last message is the beginning of the answer to go on with."""
+    return fields.flag("continue_final_message") and bool(turns) and turns[-1]["role"] == "assistant"
+
+
+# what common clients send and what changes nothing here
+_KNOWN = frozenset(
+    {"model", "user", "store", "metadata", "service_tier", "reasoning_effort", "reasoning_format", "safety_identifier"}
+    | {"prompt_cache_key", "verbosity", "samplers", "prediction", "web_search_options", "t_max_predict_ms"}
+)
+
+
+def _note_ignored(fields: Fields) -> None:
+    """One line for members that nobody knows."""
+    unknown = [name[:40] for name in fields.ignored() if name not in _KNOWN]
+    if unknown:
+        log.warning("ignored members of a request: %s", ", ".join(unknown[:20]))

@@ -1,0 +1,128 @@
+"""Routes that generate: chat, text, llama-server's own, and embeddings."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse
+
+from ..errors import ContextOverflowError
+from .asks import Ask, chat_ask, prompt_tokens, text_ask
+from .engine import Done, Engine, Job, PromptProgress, Token
+from .fields import Fields, read_json
+from .guard import App
+from .problem import from_exception, invalid
+from .replies import NativeReply, Reply, TextReply
+from .sse import EventStream, data, unless_gone
+
+log = logging.getLogger("turbosparse.server")
+
+MAX_INPUTS = 64  # texts per embedding request
+
+
+async def chat_completions(request: HttpRequest) -> App:
+    """POST /v1/chat/completions."""
+    return await _complete(request, chat_ask, Reply)
+
+
+async def completions(request: HttpRequest) -> App:
+    """POST /v1/completions."""
+    return await _complete(request, text_ask, TextReply)
+
+
+async def native_completion(request: HttpRequest) -> App:
+    """POST /completion."""
+    return await _complete(request, lambda engine, body: text_ask(engine, body, native=True), NativeReply)
+
+
+async def _complete(
+    request: HttpRequest, read: Callable[[Engine, Mapping[str, Any]], Ask], dialect: type[Reply]
+) -> App:
+    engine: Engine = request.app.state.engine
+    ask = read(engine, await read_json(request))
+    reply = dialect(ask, engine.card)
+    job = engine.submit(ask.request)
+    if ask.stream:
+        return EventStream(_encoded(job, reply), job.cancel)
+    return JSONResponse(await unless_gone(_collected(job, reply), request.receive, job.cancel))
+
+
+async def _collected(job: Job, reply: Reply) -> dict[str, Any]:
+    async for event in job:
+        if isinstance(event, Token):
+            reply.token(event)
+        elif isinstance(event, Done):
+            return reply.whole(event)
+    raise RuntimeError("the engine's events ended without Done")
+
+
+async def _encoded(job: Job, reply: Reply) -> AsyncIterator[bytes]:
+    """The stream of a reply; an error after its beginning is its last event."""
+    try:
+        for chunk in reply.opening():
+            yield data(chunk)
+        async for event in job:
+            for chunk in _chunks(reply, event):
+                yield data(chunk)
+    except Exception as error:
+        problem = from_exception(error)
+        if problem.status == 500:
+            log.exception("a request failed")
+        yield data(problem.body())
+        return
+    if reply.end_mark:
+        yield data("[DONE]")
+
+
+def _chunks(reply: Reply, event: PromptProgress | Token | Done) -> list[dict[str, Any]]:
+    if isinstance(event, Token):
+        return reply.token(event)
+    return reply.closing(event) if isinstance(event, Done) else reply.progress(event)
+
+
+# --- embeddings -----------------------------------------------------------------------
+
+
+async def embeddings(request: HttpRequest) -> App:
+    """POST /v1/embeddings: the mean of the final hidden states, of length 1."""
+    engine: Engine = request.app.state.engine
+    fields = Fields(await read_json(request))
+    base64_wanted = fields.choice("encoding_format", ("float", "base64")) == "base64"
+    fields.refuse("dimensions", (engine.card.n_embd,), f"they are always {engine.card.n_embd}")
+    inputs = _inputs(engine, fields.raw("input"))
+    rows = [await engine.embed(tokens) for tokens in inputs]
+    items = [
+        {"object": "embedding", "index": i, "embedding": _packed(row) if base64_wanted else row}
+        for i, row in enumerate(rows)
+    ]
+    count = sum(map(len, inputs))
+    used = {"prompt_tokens": count, "total_tokens": count}
+    return JSONResponse({"object": "list", "data": items, "model": engine.card.id, "usage": used})
+
+
+def _inputs(engine: Engine, given: Any) -> list[list[int]]:
+    several = isinstance(given, list) and bool(given) and isinstance(given[0], (str, list))
+    texts = given if several else [given]
+    if len(texts) > MAX_INPUTS:
+        raise invalid(f"input may have at most {MAX_INPUTS} texts, not {len(texts)}", "input")
+    found = [prompt_tokens(engine, text, "input") for text in texts]
+    for tokens in found:
+        if not tokens:
+            raise invalid("input must not be empty", "input")
+        if len(tokens) > engine.card.n_ctx:
+            raise ContextOverflowError(
+                f"the input has {len(tokens)} tokens, the context holds {engine.card.n_ctx}",
+                needed=len(tokens),
+                available=engine.card.n_ctx,
+                where="input",
+            )
+    return found
+
+
+def _packed(row: list[float]) -> str:
+    return base64.b64encode(np.asarray(row, dtype="<f4").tobytes()).decode()
