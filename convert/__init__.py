@@ -28,6 +28,7 @@ def convert(
     predictor_type: str | None = None,
     predictors: str | Path | None = None,
     no_predictors: bool = False,
+    fc2_by_unit: bool | None = None,
     stats: str | Path | None = None,
     pure: bool = False,
     allow_pickle: bool = False,
@@ -38,15 +39,16 @@ def convert(
     """Convert the checkpoint `src` (directory or hub id) into the GGUF file `out` and return its path.
 
     `outtype` is the type of all matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k or
-    q6_k. `predictor_type` defaults to the type they were trained in for float outtypes, to q8_0
-    otherwise. `stats` (see neurons.py) orders neurons hot first. `progress(tensor, done, total)` is
-    called with bytes. Raises ConvertError; nothing is left under `out` unless the file is complete.
+    q6_k. `predictor_type` defaults to the type they were trained in for float outtypes, to q4_0
+    otherwise; `fc2_by_unit` defaults to whether they are quantised (docs/gguf-extension.md). `stats`
+    (see neurons.py) orders neurons hot first. `progress(tensor, done, total)` is called with bytes.
+    Raises ConvertError; nothing is left under `out` unless the file is complete.
     """
     from .job import Options, open_job
 
     options = Options(
         outtype, predictor_type, Path(predictors) if predictors else None, no_predictors,
-        Path(stats) if stats else None, pure, allow_pickle,
+        Path(stats) if stats else None, pure, allow_pickle, fc2_by_unit,
     )  # fmt: skip
     with open_job(src, options) as job:
         return job.write(Path(out), force=force, threads=threads, progress=progress).path

@@ -31,6 +31,7 @@ class Contract:
     thresholds: list[float]
     first_branch: list[int]
     tied: bool
+    fc2_by_unit: bool = False
 
 
 def check_contract(file: GGUFFile) -> Contract:
@@ -69,6 +70,7 @@ class _Checker:
             self.layer_array(keys.PREDICTOR_THRESHOLD, hp, 0.0),
             self.layer_array(keys.FFN_FIRST_BRANCH, hp, 0),
             keys.OUTPUT not in self.file.tensors,
+            keys.FEATURE_FC2_T in self.file.get(keys.REQUIRED_FEATURES, []),
         )
         self.tensors(contract)
         return contract
@@ -91,9 +93,12 @@ class _Checker:
                 expected=keys.VERSION,
                 found=version,
             )
-        if self.file.get(keys.REQUIRED_FEATURES):
-            features = self.file.get(keys.REQUIRED_FEATURES)
-            raise self.unsupported(f"needs features that this turbosparse lacks: {features}", found=features)
+        features = self.file.get(keys.REQUIRED_FEATURES, [])
+        if not isinstance(features, list):
+            raise self.bad(f"{keys.REQUIRED_FEATURES} should be an array of strings", key=keys.REQUIRED_FEATURES)
+        lacking = [f for f in features if f not in keys.FEATURES]
+        if lacking:
+            raise self.unsupported(f"needs features that this turbosparse lacks: {lacking}", found=lacking)
         self.one_of(keys.BASE_ARCHITECTURE, ("llama",), None)
 
     def one_of(self, key: str, known: tuple[str, ...], default: str | None) -> str:
@@ -203,10 +208,11 @@ class _Checker:
         names = (up, down) if c.activation == "relu" else (gate, up, down)
         shapes |= dict.fromkeys(names, (hp.n_embd, hp.n_ff, *moe))
         if rank:
-            fc1, fc2 = (
-                (keys.FFN_PRED_FC1_EXPS, keys.FFN_PRED_FC2_EXPS) if moe else (keys.FFN_PRED_FC1, keys.FFN_PRED_FC2)
-            )
-            shapes |= {fc1: (hp.n_embd, rank, *moe), fc2: (rank, hp.n_ff, *moe)}
+            shapes[keys.FFN_PRED_FC1_EXPS if moe else keys.FFN_PRED_FC1] = (hp.n_embd, rank, *moe)
+            if c.fc2_by_unit:
+                shapes[keys.FFN_PRED_FC2_T_EXPS if moe else keys.FFN_PRED_FC2_T] = (hp.n_ff, rank, *moe)
+            else:
+                shapes[keys.FFN_PRED_FC2_EXPS if moe else keys.FFN_PRED_FC2] = (rank, hp.n_ff, *moe)
         for name, shape in shapes.items():
             info = self.tensor(name.format(il), shape)
             if info.qtype not in TYPES.values():

@@ -89,7 +89,10 @@ def _ffn(file: GGUFFile, c: Contract, il: int) -> tuple[Info, Info, Info]:
 
 
 def _predictor(file: GGUFFile, c: Contract, il: int) -> list[Info]:
-    names = (keys.FFN_PRED_FC1, keys.FFN_PRED_FC2, keys.FFN_PRED_FC1_EXPS, keys.FFN_PRED_FC2_EXPS)
+    names = (
+        keys.FFN_PRED_FC1, keys.FFN_PRED_FC2, keys.FFN_PRED_FC2_T,
+        keys.FFN_PRED_FC1_EXPS, keys.FFN_PRED_FC2_EXPS, keys.FFN_PRED_FC2_T_EXPS,
+    )  # fmt: skip
     return [file.tensors[n.format(il)] for n in names if n.format(il) in file.tensors]
 
 
@@ -129,6 +132,7 @@ def _predictors(file: GGUFFile, c: Contract) -> Json:
         "kind": "mlp",
         "ranks": c.ranks,
         "thresholds": sorted(set(c.thresholds)),
+        "fc2": "by hidden unit" if c.fc2_by_unit else "by neuron",
         "source": file.get(keys.PREDICTOR_SOURCE, ""),
         "types": sorted({type_name(i.qtype) for il in range(c.hp.n_layer) for i in _predictor(file, c, il)}),
         "bytes": sum(i.n_bytes for il in range(c.hp.n_layer) for i in _predictor(file, c, il)),

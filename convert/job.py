@@ -67,6 +67,7 @@ class Options:
     stats: Path | None = None
     pure: bool = False
     allow_pickle: bool = False
+    fc2_by_unit: bool | None = None  # None: where predictors are quantised
 
 
 def open_job(src: str | Path, options: Options) -> Job:
@@ -75,6 +76,7 @@ def open_job(src: str | Path, options: Options) -> Job:
         parse_type(options.outtype),
         parse_type(options.predictor_type) if options.predictor_type else None,
         options.pure,
+        options.fc2_by_unit,
     )
     checkpoint = open_checkpoint(locate(src), allow_pickle=options.allow_pickle)
     try:

@@ -68,6 +68,8 @@ CHAT_TEMPLATE = "tokenizer.chat_template"
 ACTIVATIONS = ("drelu", "reglu", "relu")
 NEURON_ORDERS = ("original", "hot_first")
 PREDICTOR_KINDS = ("none", "mlp")
+FEATURE_FC2_T = "predictor.fc2_t"  # of required_features: fc2 is stored by hidden unit
+FEATURES = (FEATURE_FC2_T,)
 
 # Tensors. Shapes in docs/gguf-extension.md; `{}` is the layer.
 TOKEN_EMBD = "token_embd.weight"
@@ -84,12 +86,14 @@ FFN_UP = "blk.{}.ffn_up.weight"
 FFN_DOWN_T = "blk.{}.ffn_down_t.weight"
 FFN_PRED_FC1 = "blk.{}.ffn_pred_fc1.weight"
 FFN_PRED_FC2 = "blk.{}.ffn_pred_fc2.weight"
+FFN_PRED_FC2_T = "blk.{}.ffn_pred_fc2_t.weight"
 FFN_GATE_INP = "blk.{}.ffn_gate_inp.weight"
 FFN_GATE_EXPS = "blk.{}.ffn_gate_exps.weight"
 FFN_UP_EXPS = "blk.{}.ffn_up_exps.weight"
 FFN_DOWN_T_EXPS = "blk.{}.ffn_down_t_exps.weight"
 FFN_PRED_FC1_EXPS = "blk.{}.ffn_pred_fc1_exps.weight"
 FFN_PRED_FC2_EXPS = "blk.{}.ffn_pred_fc2_exps.weight"
+FFN_PRED_FC2_T_EXPS = "blk.{}.ffn_pred_fc2_t_exps.weight"
 FFN_PRED_IN_SCALE = "blk.{}.ffn_pred_in_scale"
 FFN_NEURON_FREQ = "blk.{}.ffn_neuron_freq"
 FFN_NEURON_PERM = "blk.{}.ffn_neuron_perm"

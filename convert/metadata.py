@@ -34,6 +34,8 @@ def model_kv(
         keys.FFN_FIRST_BRANCH: (V.ARRAY, first_branches(family, hp, stats)),
         keys.CONVERTER: (V.STRING, f"turbosparse {package_version()}, outtype {type_name(types.out)}"),
     }
+    if plan.features:
+        out[keys.REQUIRED_FEATURES] = (V.ARRAY, plan.features)
     has_predictor = any(plan.ranks)
     embedded = has_predictor and predictors is None
     out[keys.DEFAULT_MODE] = (V.STRING, "predicted" if family.masked and embedded else "exact")

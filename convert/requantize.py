@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gguf.constants import GGUFValueType as V
 from numpy.typing import NDArray
 
@@ -21,12 +22,14 @@ from .errors import UsageError
 from .export import KV, Progress, Written, write_gguf
 from .ggufile import GGUFFile, Info, Value
 from .metadata import package_version
-from .plan import Planned, Types
-from .quantize import FILE_TYPES, FLOATS, T, Type, decode, fitting_type, parse_type, type_name
-from .sources import Block, spans
+from .plan import PREDICTOR_TYPE, Planned, Types
+from .quantize import FILE_TYPES, FLOATS, Type, decode, fitting_type, parse_type, type_name
+from .sources import Array, Block, spans
 
 KEEP = ("_norm.weight", "ffn_gate_inp.weight", "ffn_pred_in_scale", "_freq", "_perm")
-PREDICTOR = ("ffn_pred_fc1.weight", "ffn_pred_fc2.weight", "ffn_pred_fc1_exps.weight", "ffn_pred_fc2_exps.weight")
+FC1 = ("ffn_pred_fc1.weight", "ffn_pred_fc1_exps.weight")
+FC2 = ("ffn_pred_fc2.weight", "ffn_pred_fc2_exps.weight")
+FC2_T = ("ffn_pred_fc2_t.weight", "ffn_pred_fc2_t_exps.weight")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,21 @@ class FileRows:
         return data if self.qtype is self.info.qtype else decode(data, self.info.qtype)
 
 
+@dataclass(frozen=True)
+class FileColumns:
+    """A tensor {n_col, n_row[, n_expert]} with the columns of every expert's matrix as rows, float32."""
+
+    file: GGUFFile
+    info: Info
+
+    def blocks(self, n: int) -> Iterator[Block]:
+        """All rows in order, about `n` per block."""
+        n_row = self.info.shape[1]
+        for start, stop in spans(self.info.n_rows, n_row):
+            matrix = decode(self.file.rows(self.info, start, stop), self.info.qtype)
+            yield from Array(np.ascontiguousarray(matrix.T)).blocks(n)
+
+
 def requantize(
     src: Path, out: Path, outtype: str, *, predictor_type: str | None = None, pure: bool = False,
     allow_requantize: bool = False, force: bool = False, threads: int | None = None,
@@ -60,6 +78,8 @@ def requantize(
         types = Types(parse_type(outtype), parse_type(predictor_type) if predictor_type else None, pure)
         planned = [_planned(file, info, types, allow_requantize) for info in file.tensors.values()]
         kv = _kv(file, types.out)
+        if any(t.name.endswith(FC2_T) for t in planned):
+            kv[keys.REQUIRED_FEATURES] = (V.ARRAY, [keys.FEATURE_FC2_T])
         return write_gguf(out, kv, planned, force=force, threads=threads, progress=progress)
 
 
@@ -73,16 +93,27 @@ def _planned(file: GGUFFile, info: Info, types: Types, allow: bool) -> Planned:
             tensor=info.name,
             found=type_name(info.qtype),
         )
-    return Planned(info.name, info.shape, fits, FileRows(file, info, fits), qtype if fits is not qtype else None)
+    wanted = qtype if fits is not qtype else None
+    if info.name.endswith(FC2) and info.qtype in FLOATS and types.fc2_by_unit(qtype, info.shape[1]):
+        return _by_unit(file, info, qtype)
+    return Planned(info.name, info.shape, fits, FileRows(file, info, fits), wanted)
+
+
+def _by_unit(file: GGUFFile, info: Info, qtype: Type) -> Planned:
+    """fc2 as convert stores it where predictors are quantised."""
+    rank, n_ff, *experts = info.shape
+    fits = fitting_type(qtype, n_ff)
+    name = info.name.replace("ffn_pred_fc2", "ffn_pred_fc2_t")
+    return Planned(name, (n_ff, rank, *experts), fits, FileColumns(file, info), qtype if fits is not qtype else None)
 
 
 def _target(info: Info, types: Types) -> Type:
     if info.name.endswith(KEEP):
         return info.qtype
-    if info.name.endswith(PREDICTOR):
+    if info.name.endswith(FC1 + FC2 + FC2_T):
         if types.predictor is None and (types.out in FLOATS or info.qtype not in FLOATS):
             return info.qtype
-        return types.predictor or T.Q8_0
+        return types.predictor or PREDICTOR_TYPE
     return types.output() if info.name == keys.OUTPUT else types.out
 
 

@@ -129,6 +129,22 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class Elements:
+    """The rows of `source` with their elements in the order `perm` (stored element -> element of the row)."""
+
+    source: Source
+    perm: NDArray[np.int32]
+
+    def blocks(self, n: int) -> Iterator[Block]:
+        """All rows in order, about `n` per block."""
+        for count, read in self.source.blocks(n):
+            yield count, partial(self._read, read)
+
+    def _read(self, read: Read) -> NDArray[Any]:
+        return np.take(read(), self.perm, axis=1)
+
+
+@dataclass(frozen=True)
 class Stack:
     """Experts one after another."""
 

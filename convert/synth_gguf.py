@@ -40,6 +40,7 @@ def write_ggufs(
     *,
     outtype: str = "q4_0",
     predictor_type: str | None = None,
+    fc2_by_unit: bool | None = None,
     hot_first: bool = True,
     dense: Path | None = None,
     force: bool = False,
@@ -51,7 +52,7 @@ def write_ggufs(
     The result is what `convert` makes of `write_checkpoint`'s directory. Raises ConvertError as `convert` does, and
     NoSpaceError at once when the two files do not fit together.
     """
-    types = Types(parse_type(outtype), parse_type(predictor_type) if predictor_type else None)
+    types = Types(parse_type(outtype), parse_type(predictor_type) if predictor_type else None, by_unit=fc2_by_unit)
     with open_synthetic(model) as checkpoint:
         stats = checkpoint.path / STATS if hot_first else None
         options = Options(outtype=outtype, predictor_type=predictor_type, stats=stats)

@@ -111,8 +111,9 @@ def verify(
     with GGUFFile(path) as file:
         contract = check_contract(file)
         options = Options(
-            "f32", predictors=predictors, no_predictors=not any(contract.ranks), allow_pickle=allow_pickle
-        )
+            "f32", predictors=predictors, no_predictors=not any(contract.ranks), allow_pickle=allow_pickle,
+            fc2_by_unit=contract.fc2_by_unit,
+        )  # fmt: skip
         with open_job(src, options) as job, ThreadPoolExecutor(threads or default_threads()) as pool:
             planned = _planned_as_stored(job, file, contract)
             _same_tensors(planned, file)

@@ -4,7 +4,8 @@
 
 PowerInfer is built by its own README (cmake -S . -B build -DCMAKE_BUILD_TYPE=Release; cmake --build build --target
 main). Every turn loads both engines from the page cache and decodes `-n` tokens; what is printed is the median of the
-turns' ratios. The file must have Q4_0 or F16 matrices; predictors are compared as they are stored.
+turns' ratios. The file must have Q4_0 or F16 matrices; predictors are compared as they are stored. PowerInfer reads
+the predictors' second matrix by neuron only: name such a file of the same weights with --source.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--powerinfer", type=Path, required=True, metavar="MAIN", help="PowerInfer's main program")
+    parser.add_argument("--source", type=Path, help="export this file for PowerInfer instead: one made --fc2-by-neuron")
     parser.add_argument("--mode", default="predicted")
     parser.add_argument("-n", type=int, default=24, help="tokens per turn (%(default)s)")
     parser.add_argument("-t", "--threads", type=int, default=2)
@@ -53,7 +55,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=args.model.parent) as folder:
         theirs = Path(folder) / "model.powerinfer.gguf"
         exporter = Path(__file__).with_name("powerinfer_file.py")
-        subprocess.run([sys.executable, exporter, args.model, "-o", theirs], check=True)
+        subprocess.run([sys.executable, exporter, args.source or args.model, "-o", theirs], check=True)
         turns = []
         for turn in range(args.turns):
             a = powerinfer(args.powerinfer, theirs, args.n, args.threads)

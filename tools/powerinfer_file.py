@@ -36,6 +36,10 @@ def planned(file: GGUFFile, info: Info) -> Planned | None:
         return None
     if info.name.endswith(SPARSE) and info.qtype not in (T.F16, T.Q4_0):
         raise UsageError(f"{info.name} is {type_name(info.qtype)}; PowerInfer's sparse kernels read f16 and q4_0 only")
+    if info.name.endswith("ffn_pred_fc2_t.weight"):
+        raise UsageError(
+            f"{info.name} lies by hidden unit; PowerInfer reads it by neuron: make the file with --fc2-by-neuron"
+        )
     name = info.name
     for ours, theirs in RENAMED.items():
         name = name.replace(ours, theirs)

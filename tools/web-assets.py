@@ -5,7 +5,7 @@
     python tools/web-assets.py --axe DIR  axe-core, which only the tests use, into DIR
 
 A package is fetched once by the npm client (`npm pack`: nothing is installed, no script is run),
-kept in the user's cache, and every file that is taken out has its own SHA-256 here.
+kept in the cache, and checked against its SHA-256 here; the files have theirs in packages.txt.
 """
 
 from __future__ import annotations

@@ -146,6 +146,15 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_model_load(
         struct ggml_sparse_model ** model, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API void ggml_sparse_model_free(struct ggml_sparse_model * model) GGML_SPARSE_NOEXCEPT;
 
+// A loaded model is read through the file's mapping: nothing is copied, processes share the pages,
+// and a file larger than memory works. Memory of huge pages is read up to half again as fast. This
+// call copies the file there; no pointer changes. Without `force` it does so only when the file is
+// large enough to matter and takes at most two thirds of the memory that is available. *resident
+// (or NULL) tells where the weights are afterwards. On an error they stay mapped: ERR_MEMORY
+// (needed, available), ERR_FILE. No context of the model may be evaluating meanwhile.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_model_make_resident(
+        struct ggml_sparse_model * model, bool force, bool * resident, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
 GGML_SPARSE_API void ggml_sparse_model_get_info(
         const struct ggml_sparse_model * model, struct ggml_sparse_model_info * info) GGML_SPARSE_NOEXCEPT;
 // ERR_ARGUMENT when il is not in [0, n_layer).
@@ -276,7 +285,7 @@ struct ggml_sparse_layer_stats {
     uint64_t n_active;   // neurons whose product was not zero
     uint64_t rows_gate, rows_up, rows_down; // rows computed, over all columns
     uint64_t bytes_ffn;       // row bytes of the above
-    uint64_t bytes_predictor; // fc1, fc2 bytes, over all columns
+    uint64_t bytes_predictor; // fc1, fc2 bytes, over all columns; of fc2_t the rows read
 };
 
 struct ggml_sparse_stats { // one llama_decode batch
@@ -426,6 +435,8 @@ struct ggml_sparse_ffn {
     struct ggml_sparse_matrix gate, up, down_t; // {n_embd, n_ff}; gate.data NULL for RELU
     struct ggml_sparse_matrix fc1, fc2;         // {n_embd, r}, {r, n_ff}; data NULL = no predictor
     const float * pred_in_scale;                // [n_embd] or NULL
+    // fc2 by hidden unit, {n_ff, r}: instead of fc2, which is then NULL. Rows of units that are zero are not read.
+    struct ggml_sparse_matrix fc2_t;
 };
 
 // y[t, :] = ffn(x[t, :])   x, y [n_tokens, n_embd]; mask (or NULL) receives [n_tokens, n_ff],

@@ -1,8 +1,8 @@
 #include "batch.h"
 
-#include "batch-down.h"
 #include "clock.h"
 #include "panels.h"
+#include "row-sums.h"
 
 #include <omp.h>
 
@@ -15,7 +15,18 @@ static constexpr int     N_FEW       = N_COLUMN_MAX; // columns that `down` take
 
 namespace {
 
-enum phase { PHASE_X, PHASE_HIDDEN, PHASE_HIDDEN_X, PHASE_MASK, PHASE_GATE_UP, PHASE_LIST, PHASE_DOWN, PHASE_REDUCE, N_PHASE };
+enum phase {
+    PHASE_X,
+    PHASE_HIDDEN,
+    PHASE_HIDDEN_X,
+    PHASE_MASK,
+    PHASE_COMPARE,
+    PHASE_GATE_UP,
+    PHASE_LIST,
+    PHASE_DOWN,
+    PHASE_REDUCE,
+    N_PHASE
+};
 
 struct row_list { // in increasing order
     int     n = 0;
@@ -57,7 +68,8 @@ class batch_job {
     uint8_t *     scratch(int ith) const { return scratch_ + static_cast<size_t>(ith) * scratch_size_; }
 
     void                       prepare_x();
-    void                       select(int ith);
+    void                       select(int ith, neuron_counts & counts);
+    void                       select_by_unit(int ith, neuron_counts & counts);
     template <typename F> void every_product(const panel_slot & slot, phase p, int ith, F && f);
     void                       gate_up(int ith, neuron_counts & counts);
     void                       first_branch(const chunk & u, int ith, neuron_counts & counts);
@@ -73,16 +85,17 @@ class batch_job {
     const bool              predicted_;
     const int64_t           n_embd_, n_ff_;
     const branches          branches_;
-    const row_reader        down_t_, fc1_, fc2_;
-    const int               n_at_once_; // columns per block
-    batch_down              down_;
+    const row_reader        down_t_, fc1_;
+    const bool              by_unit_;
+    const row_reader        fc2_;           // fc2_t where by_unit_
+    const int               n_at_once_;     // columns per block
+    row_sums                down_, logits_; // logits_: of fc2 by unit
 
     panel_slot first_, second_, pred_, hidden_x_;
     float *    x_scaled_     = nullptr; // [n, n_embd], x * pred_in_scale
     float *    hidden_       = nullptr; // [n, r]
     uint8_t *  mask_         = nullptr; // [n, n_ff]
     float *    h_            = nullptr; // [n, n_ff]
-    uint8_t *  used_         = nullptr; // [n_ff], does any column need the row of down_t?
     float *    acc_          = nullptr; // [n, N_PIECE, n_embd] while columns are few
     uint8_t *  scratch_      = nullptr; // [n_threads, scratch_size_]
     size_t     scratch_size_ = 0;
@@ -101,9 +114,10 @@ row_reader reader_of(const ggml_sparse_matrix & m, bool wanted, const sparse_ker
 batch_job::batch_job(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws)
     : ffn_(ffn), cols_(cols), params_(params), predicted_(ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(ffn.up.n_col),
       n_ff_(ffn.up.n_row), branches_(branches_of(ffn, *params.kernels)), down_t_(ffn.down_t, *params.kernels),
-      fc1_(reader_of(ffn.fc1, predicted_, *params.kernels)), fc2_(reader_of(ffn.fc2, predicted_, *params.kernels)),
+      fc1_(reader_of(ffn.fc1, predicted_, *params.kernels)), by_unit_(predicted_ && ffn.fc2_t.data),
+      fc2_(reader_of(by_unit_ ? ffn.fc2_t : ffn.fc2, predicted_, *params.kernels)),
       n_at_once_(static_cast<int>(std::min<int64_t>(cols.n, columns_at_once(n_embd_)))),
-      down_(down_t_, *params.kernels->batch, branches_.every_row) {
+      down_(down_t_, *params.kernels->batch, branches_.every_row, N_PIECE), logits_(fc2_, *params.kernels->batch, false, 1) {
     carver dry(nullptr);
     lay_out(dry);
     carver real(ws.reserve(dry.used()));
@@ -121,18 +135,17 @@ void batch_job::lay_out(carver & c) {
     }
     if (predicted_) {
         pred_.lay_out(fc1_, n_at_once_, c);
-        hidden_x_.lay_out(fc2_, n_at_once_, c);
+        by_unit_ ? logits_.lay_out(c, n_at_once_) : hidden_x_.lay_out(fc2_, n_at_once_, c);
         x_scaled_     = c.take<float>(ffn_.pred_in_scale ? n * width : 0);
         hidden_       = c.take<float>(n * static_cast<size_t>(fc1_.n_row()));
         mask_         = c.take<uint8_t>(params_.mask ? 0 : n * n_ff);
-        scratch_size_ = std::max({scratch_size_, row_tile::size(fc1_), row_tile::size(fc2_)});
+        scratch_size_ = std::max({scratch_size_, row_tile::size(fc1_), by_unit_ ? 0 : row_tile::size(fc2_)});
     }
-    h_    = c.take<float>(n * n_ff);
-    used_ = c.take<uint8_t>(n_ff);
-    acc_  = c.take<float>(std::min<size_t>(n, N_FEW) * N_PIECE * width);
+    h_   = c.take<float>(n * n_ff);
+    acc_ = c.take<float>(std::min<size_t>(n, N_FEW) * N_PIECE * width);
     if (n_at_once_ > N_FEW) {
         down_.lay_out(c, n_at_once_);
-        scratch_size_ = std::max(scratch_size_, batch_down::scratch_size(n_at_once_));
+        scratch_size_ = std::max(scratch_size_, row_sums::scratch_size(n_at_once_));
     }
     scratch_size_ = (scratch_size_ + 63) / 64 * 64;
     scratch_      = c.take<uint8_t>(static_cast<size_t>(params_.n_threads) * scratch_size_);
@@ -145,6 +158,12 @@ void batch_job::start(int64_t c0) {
     for (panel_slot * slot : {&first_, &second_, &pred_, &hidden_x_}) {
         if (slot->rows) {
             slot->start(n_);
+        }
+    }
+    if (n_ > N_FEW) {
+        down_.start();
+        if (by_unit_) {
+            logits_.start();
         }
     }
     for (std::atomic<int64_t> & next : next_) {
@@ -196,15 +215,46 @@ template <typename F> void batch_job::every_product(const panel_slot & slot, pha
     }
 }
 
-void batch_job::select(int ith) {
+void batch_job::select(int ith, neuron_counts & counts) {
     const int64_t r = fc1_.n_row();
     every_product(pred_, PHASE_HIDDEN, ith, [&](int c, int64_t i, float product) { hidden_[c * r + i] = relu(product); });
 #pragma omp barrier
+    if (by_unit_) {
+        select_by_unit(ith, counts);
+        return;
+    }
     for (int64_t c; (c = take(PHASE_HIDDEN_X, n_)) >= 0;) {
         hidden_x_.x.set(static_cast<int>(c), hidden_ + c * r);
+        counts.bytes_fc2 += static_cast<uint64_t>(fc2_.n_row()) * fc2_.row_size();
     }
 #pragma omp barrier
     every_product(hidden_x_, PHASE_MASK, ith, [&](int c, int64_t j, float product) { mask_of(c)[j] = product > ffn_.threshold; });
+}
+
+// fc2 by hidden unit: logits are sums of rows. They lie where h will.
+void batch_job::select_by_unit(int ith, neuron_counts & counts) {
+    const int64_t r = fc1_.n_row();
+    if (n_ <= N_FEW) {
+        const int64_t slice = select_slice(n_ff_, n_, omp_get_num_threads());
+        counts.bytes_fc2 +=
+            select_mask_by_unit(fc2_, hidden_, n_, slice, ffn_.threshold, mask_of(0), n_ff_, work_share(0, 1, &next_[PHASE_MASK]));
+        return;
+    }
+    for (int64_t c; (c = take(PHASE_HIDDEN_X, n_)) >= 0;) {
+        counts.bytes_fc2 += logits_.list(static_cast<int>(c), hidden_ + c * r) * fc2_.row_size();
+    }
+#pragma omp barrier
+    float * y[8 * PANEL_COLUMNS];
+    for (int c = 0; c < n_; ++c) {
+        y[c] = h_of(c);
+    }
+    for (int64_t u; (u = take(PHASE_MASK, logits_.n_unit())) >= 0;) {
+        logits_.sum(u, n_, y, scratch(ith));
+    }
+#pragma omp barrier
+    for (int64_t c; (c = take(PHASE_COMPARE, n_)) >= 0;) {
+        std::transform(y[c], y[c] + n_ff_, mask_of(static_cast<int>(c)), [&](float logit) { return logit > ffn_.threshold; });
+    }
 }
 
 // Neurons of a chunk for which wanted(c, j) holds in any column.
@@ -248,14 +298,10 @@ void batch_job::second_branch(const chunk & u, int ith, neuron_counts & counts) 
 }
 
 void batch_job::count_active(const chunk & u, neuron_counts & counts) {
-    for (int64_t j = u.j0; j < u.j1; ++j) {
-        used_[j] = branches_.every_row;
-    }
     for (int c = 0; c < n_; ++c) {
         for (int64_t j = u.j0; j < u.j1; ++j) {
             const bool active = h_of(c)[j] != 0.0f;
             counts.active += active;
-            used_[j] |= active;
             if (params_.profile) {
                 params_.profile[j] += active;
             }
@@ -311,7 +357,7 @@ void batch_job::down_many(int ith, neuron_counts & counts) {
     }
 #pragma omp barrier
     for (int64_t u; (u = take(PHASE_DOWN, down_.n_unit())) >= 0;) {
-        down_.sum(u, n_, used_, cols_.y + c0_, scratch(ith));
+        down_.sum(u, n_, cols_.y + c0_, scratch(ith));
     }
 }
 
@@ -324,7 +370,7 @@ bool batch_job::run(int ith, neuron_counts & counts, ffn_times & times) {
         prepare_x();
 #pragma omp barrier
         if (predicted_) {
-            select(ith);
+            select(ith, counts);
 #pragma omp barrier
         }
         const uint64_t t1 = predicted_ ? now_ns() : t0; // preparing x is selection only where there is one
@@ -356,12 +402,7 @@ bool batch_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_
         ffn_times     clock{};
         const bool    finished = job.run(ith, counts, clock);
 #pragma omp          critical(ggml_sparse_ffn_total)
-        {
-            total.first += counts.first;
-            total.second += counts.second;
-            total.down += counts.down;
-            total.active += counts.active;
-        }
+        total.add(counts);
         if (ith == 0) {
             done = finished;
             times.ns_select += clock.ns_select;

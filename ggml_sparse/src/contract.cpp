@@ -25,7 +25,7 @@ static const void * advance(const ggml_sparse_matrix & m, int64_t e) {
 
 ggml_sparse_ffn layer_spec::expert(int64_t e) const {
     ggml_sparse_ffn f = ffn;
-    for (ggml_sparse_matrix * m : {&f.gate, &f.up, &f.down_t, &f.fc1, &f.fc2}) {
+    for (ggml_sparse_matrix * m : {&f.gate, &f.up, &f.down_t, &f.fc1, &f.fc2, &f.fc2_t}) {
         m->data = advance(*m, e);
     }
     return f;
@@ -75,8 +75,12 @@ class contract_reader : private key_reader {
             if (!v->is_array || (v->type != GGUF_TYPE_STRING && v->count > 0)) {
                 fail(keys::required_features, "an array of strings", v->type_name());
             }
-            if (!v->strings.empty()) {
-                unsupported(keys::required_features, "no extra features", "\"" + std::string(v->strings[0]) + "\"");
+            for (const auto & feature : v->strings) {
+                if (feature != keys::feature_fc2_t) {
+                    unsupported(keys::required_features, std::string("only \"") + keys::feature_fc2_t + "\"",
+                                "\"" + std::string(feature) + "\"");
+                }
+                fc2_by_unit_ = true;
             }
         }
     }
@@ -289,9 +293,13 @@ class contract_reader : private key_reader {
         if (rank == 0) {
             return;
         }
-        info_.has_predictor     = true;
-        l.ffn.fc1               = matrix(blk + keys::ffn_pred_fc1 + weight, info_.n_embd, rank);
-        l.ffn.fc2               = matrix(blk + keys::ffn_pred_fc2 + weight, rank, info_.n_ff);
+        info_.has_predictor = true;
+        l.ffn.fc1           = matrix(blk + keys::ffn_pred_fc1 + weight, info_.n_embd, rank);
+        if (fc2_by_unit_) {
+            l.ffn.fc2_t = matrix(blk + keys::ffn_pred_fc2_t + weight, info_.n_ff, rank);
+        } else {
+            l.ffn.fc2 = matrix(blk + keys::ffn_pred_fc2 + weight, rank, info_.n_ff);
+        }
         const std::string scale = blk + keys::pred_in_scale;
         if (file_.find_tensor(scale)) {
             const gguf_tensor_info & t = typed(scale, {info_.n_embd}, GGML_TYPE_F32);
@@ -381,7 +389,7 @@ class contract_reader : private key_reader {
         uint64_t per_expert = 0;
         for (const auto & l : spec_.layers) {
             per_expert += bytes(l.ffn.gate) + bytes(l.ffn.up) + bytes(l.ffn.down_t);
-            info_.bytes_predictor += n_set * (bytes(l.ffn.fc1) + bytes(l.ffn.fc2));
+            info_.bytes_predictor += n_set * (bytes(l.ffn.fc1) + bytes(l.ffn.fc2) + bytes(l.ffn.fc2_t));
         }
         const gguf_tensor_info & embd = *file_.find_tensor(keys::token_embd);
         info_.bytes_file              = file_.size();
@@ -402,6 +410,7 @@ class contract_reader : private key_reader {
     const gguf_value *              rank_         = nullptr;
     const gguf_value *              threshold_    = nullptr;
     bool                            predictor_    = false;
+    bool                            fc2_by_unit_  = false;
     std::unordered_set<std::string> used_;
 };
 

@@ -74,7 +74,7 @@ class ffn_job {
     uint8_t *        mask_of(const tile & t) const { return params_.mask ? params_.mask + t.c0 * n_ff_ : mask_; }
 
     void prepare_x(const tile & t, work_share work);
-    void select(const tile & t, int ith, int nth);
+    void select(const tile & t, int ith, int nth, neuron_counts & counts);
     void gate_up_tile(const tile & t, work_share work, neuron_counts & counts);
     void down_tile(const tile & t, work_share work, neuron_counts & counts);
     void reduce_tile(const tile & t, work_share work);
@@ -85,7 +85,8 @@ class ffn_job {
     const bool              predicted_;
     const int64_t           n_embd_, n_ff_;
     branches                branches_;
-    row_reader              down_t_, fc1_, fc2_;
+    row_reader              down_t_, fc1_, fc2_; // fc2_: fc2_t where by_unit_
+    bool                    by_unit_ = false;
 
     x_slot    first_, second_, pred_, hidden_x_;
     float *   x_scaled_ = nullptr; // [16, n_embd], x * pred_in_scale
@@ -102,8 +103,9 @@ ffn_job::ffn_job(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ff
     : ffn_(ffn), cols_(cols), params_(params), predicted_(ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(ffn.up.n_col),
       n_ff_(ffn.up.n_row), branches_(branches_of(ffn, *params.kernels)), down_t_(ffn.down_t, *params.kernels) {
     if (predicted_) {
-        fc1_ = row_reader(ffn.fc1, *params.kernels);
-        fc2_ = row_reader(ffn.fc2, *params.kernels);
+        fc1_     = row_reader(ffn.fc1, *params.kernels);
+        by_unit_ = ffn.fc2_t.data != nullptr;
+        fc2_     = row_reader(by_unit_ ? ffn.fc2_t : ffn.fc2, *params.kernels);
     }
     carver dry(nullptr);
     lay_out(dry);
@@ -128,7 +130,7 @@ void ffn_job::lay_out(carver & c) {
     }
     if (predicted_) {
         pred_     = make_slot(fc1_, c);
-        hidden_x_ = make_slot(fc2_, c);
+        hidden_x_ = by_unit_ ? x_slot{} : make_slot(fc2_, c);
         x_scaled_ = c.take<float>(static_cast<size_t>(N_COLUMN_MAX * n_embd_));
         hidden_   = c.take<float>(static_cast<size_t>(N_COLUMN_MAX * fc1_.n_row()));
         mask_     = c.take<uint8_t>(static_cast<size_t>(N_COLUMN_MAX * n_ff_));
@@ -176,7 +178,7 @@ void ffn_job::prepare_x(const tile & t, work_share work) {
     }
 }
 
-void ffn_job::select(const tile & t, int ith, int nth) {
+void ffn_job::select(const tile & t, int ith, int nth, neuron_counts & counts) {
     const int64_t r = fc1_.n_row();
     const float * x[N_COLUMN_MAX];
     const float * hidden[N_COLUMN_MAX];
@@ -186,12 +188,21 @@ void ffn_job::select(const tile & t, int ith, int nth) {
     }
     select_hidden(fc1_, columns(pred_, x, t.n), hidden_, share(PHASE_HIDDEN, ith, nth));
 #pragma omp barrier
+    if (by_unit_) {
+        const int64_t slice = select_slice(n_ff_, t.n, nth);
+        counts.bytes_fc2 += select_mask_by_unit(fc2_, hidden_, t.n, slice, ffn_.threshold, mask_of(t), n_ff_, share(PHASE_MASK, ith, nth));
+#pragma omp barrier
+        return;
+    }
     if (hidden_x_.copies()) {
         work_share work = share(PHASE_HIDDEN_X, ith, nth);
         for (int64_t c; (c = work.take(t.n)) >= 0;) {
             x_prepare(*hidden_x_.type, hidden[c], r, hidden_x_.dst + static_cast<size_t>(c) * hidden_x_.stride);
         }
 #pragma omp barrier
+    }
+    if (ith == 0) {
+        counts.bytes_fc2 += static_cast<uint64_t>(t.n * fc2_.n_row()) * fc2_.row_size();
     }
     select_mask(fc2_, columns(hidden_x_, hidden, t.n), ffn_.threshold, mask_of(t), n_ff_, share(PHASE_MASK, ith, nth));
 #pragma omp barrier
@@ -255,7 +266,7 @@ bool ffn_job::run(int ith, int nth, neuron_counts & counts, ffn_times & times) {
             return false;
         }
         if (predicted_) {
-            select(t, ith, nth);
+            select(t, ith, nth, counts);
         }
         const uint64_t t1 = predicted_ ? now_ns() : t0; // preparing x is selection only where there is one
         rearm({PHASE_DOWN, PHASE_REDUCE}, ith);
@@ -284,12 +295,7 @@ static bool few_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const
         ffn_times     clock{};
         const bool    finished = job.run(ith, omp_get_num_threads(), counts, clock);
 #pragma omp          critical(ggml_sparse_ffn_total)
-        {
-            total.first += counts.first;
-            total.second += counts.second;
-            total.down += counts.down;
-            total.active += counts.active;
-        }
+        total.add(counts);
         if (ith == 0) {
             done = finished;
             times.ns_select += clock.ns_select;
@@ -317,8 +323,7 @@ static void add_stats(const ggml_sparse_ffn & ffn, int64_t n, const neuron_count
     stats.bytes_ffn += up * row_bytes(ffn.up) + counts.down * row_bytes(ffn.down_t);
     stats.bytes_ffn += ffn.gate.data ? gate * row_bytes(ffn.gate) : 0;
     if (predicted) {
-        stats.bytes_predictor += static_cast<uint64_t>(n) * (static_cast<uint64_t>(ffn.fc1.n_row) * row_bytes(ffn.fc1) +
-                                                             static_cast<uint64_t>(ffn.fc2.n_row) * row_bytes(ffn.fc2));
+        stats.bytes_predictor += static_cast<uint64_t>(n * ffn.fc1.n_row) * row_bytes(ffn.fc1) + counts.bytes_fc2;
     }
 }
 

@@ -2,55 +2,14 @@
 
 #include "error.h"
 
-#include <cerrno>
 #include <cstring>
-#include <fcntl.h>
 #include <limits>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 namespace ggml_sparse {
 
 static constexpr uint32_t k_version   = 3;
 static constexpr uint64_t k_max_name  = 65535; // bytes of a key
 static constexpr uint32_t k_max_align = 1u << 20;
-
-// --- mapping -----------------------------------------------------------------
-
-static error file_error(const std::string & path, const std::string & what) {
-    error e(GGML_SPARSE_ERR_FILE, path + ": " + what + ".");
-    e.at(path);
-    return e;
-}
-
-mapped_file::mapped_file(const std::string & path) {
-    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        throw file_error(path, std::strerror(errno));
-    }
-    struct stat st{};
-    const bool  statted = fstat(fd, &st) == 0;
-    void *      addr    = MAP_FAILED;
-    if (statted && S_ISREG(st.st_mode) && st.st_size > 0) {
-        addr = mmap(nullptr, size_t(st.st_size), PROT_READ, MAP_SHARED, fd, 0);
-    }
-    const int err = errno;
-    close(fd);
-    if (!statted || !S_ISREG(st.st_mode)) {
-        throw file_error(path, "not a regular file");
-    }
-    if (st.st_size == 0) {
-        throw format_error(path, "header", "a GGUF file", "an empty file").at(path);
-    }
-    if (addr == MAP_FAILED) {
-        throw file_error(path, std::string("cannot be mapped: ") + std::strerror(err));
-    }
-    data_ = static_cast<const uint8_t *>(addr);
-    size_ = size_t(st.st_size);
-}
-
-mapped_file::~mapped_file() { munmap(const_cast<uint8_t *>(data_), size_); }
 
 // --- values ------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 
 #include "ggml.h"
 #include "gguf.h"
+#include "mapped-file.h"
 
 #include <cstdint>
 #include <string>
@@ -14,22 +15,6 @@
 #include <vector>
 
 namespace ggml_sparse {
-
-// A read-only private mapping of a whole file.
-class mapped_file {
-  public:
-    explicit mapped_file(const std::string & path);
-    ~mapped_file();
-    mapped_file(const mapped_file &)             = delete;
-    mapped_file & operator=(const mapped_file &) = delete;
-
-    const uint8_t * data() const { return data_; }
-    size_t          size() const { return size_; }
-
-  private:
-    const uint8_t * data_ = nullptr;
-    size_t          size_ = 0;
-};
 
 struct gguf_value {
     gguf_type                     type     = GGUF_TYPE_COUNT; // of the elements, for an array
@@ -65,6 +50,7 @@ class gguf_file {
 
     const std::string & path() const { return path_; }
     uint64_t            size() const { return map_.size(); }
+    mapped_file &       bytes() { return map_; }
     const uint8_t *     data(const gguf_tensor_info & t) const { return map_.data() + t.offset; }
 
     const std::vector<std::pair<std::string, gguf_value>> & keys() const { return keys_; }

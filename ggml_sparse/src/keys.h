@@ -26,6 +26,9 @@ constexpr const char * profile_sha256      = "turbosparse.profile.sha256";
 constexpr const char * profile_tokens      = "turbosparse.profile.tokens";
 constexpr const char * sliding_window      = "turbosparse.attention.sliding_window";
 
+// entries of required_features
+constexpr const char * feature_fc2_t = "predictor.fc2_t";
+
 // hyper-parameters that the view shows as `llama.*`
 constexpr const char * context_length      = "turbosparse.context_length";
 constexpr const char * embedding_length    = "turbosparse.embedding_length";
@@ -44,22 +47,23 @@ constexpr const char * expert_count        = "turbosparse.expert_count";
 constexpr const char * expert_used_count   = "turbosparse.expert_used_count";
 
 // tensors of a layer, behind "blk.N."
-constexpr const char * attn_norm     = "attn_norm.weight";
-constexpr const char * attn_q        = "attn_q.weight";
-constexpr const char * attn_k        = "attn_k.weight";
-constexpr const char * attn_v        = "attn_v.weight";
-constexpr const char * attn_output   = "attn_output.weight";
-constexpr const char * ffn_norm      = "ffn_norm.weight";
-constexpr const char * ffn_gate_inp  = "ffn_gate_inp.weight";
-constexpr const char * ffn_gate      = "ffn_gate"; // + "_exps" for experts, + ".weight"
-constexpr const char * ffn_up        = "ffn_up";
-constexpr const char * ffn_down_t    = "ffn_down_t";
-constexpr const char * ffn_pred_fc1  = "ffn_pred_fc1";
-constexpr const char * ffn_pred_fc2  = "ffn_pred_fc2";
-constexpr const char * pred_in_scale = "ffn_pred_in_scale";
-constexpr const char * neuron_freq   = "ffn_neuron_freq";
-constexpr const char * expert_freq   = "ffn_expert_freq";
-constexpr const char * neuron_perm   = "ffn_neuron_perm";
+constexpr const char * attn_norm      = "attn_norm.weight";
+constexpr const char * attn_q         = "attn_q.weight";
+constexpr const char * attn_k         = "attn_k.weight";
+constexpr const char * attn_v         = "attn_v.weight";
+constexpr const char * attn_output    = "attn_output.weight";
+constexpr const char * ffn_norm       = "ffn_norm.weight";
+constexpr const char * ffn_gate_inp   = "ffn_gate_inp.weight";
+constexpr const char * ffn_gate       = "ffn_gate"; // + "_exps" for experts, + ".weight"
+constexpr const char * ffn_up         = "ffn_up";
+constexpr const char * ffn_down_t     = "ffn_down_t";
+constexpr const char * ffn_pred_fc1   = "ffn_pred_fc1";
+constexpr const char * ffn_pred_fc2   = "ffn_pred_fc2";
+constexpr const char * ffn_pred_fc2_t = "ffn_pred_fc2_t"; // instead of fc2 in files with feature_fc2_t
+constexpr const char * pred_in_scale  = "ffn_pred_in_scale";
+constexpr const char * neuron_freq    = "ffn_neuron_freq";
+constexpr const char * expert_freq    = "ffn_expert_freq";
+constexpr const char * neuron_perm    = "ffn_neuron_perm";
 
 // tensors of the whole model
 constexpr const char * token_embd  = "token_embd.weight";

@@ -66,6 +66,24 @@ ggml_sparse_status ggml_sparse_model_load(const char * path, bool check_tensors,
 
 void ggml_sparse_model_free(ggml_sparse_model * model) noexcept { delete model; }
 
+static constexpr uint64_t k_worth_copying = uint64_t(64) << 20; // smaller files fit caches, or nearly so
+
+static bool has_room(uint64_t bytes) { return bytes >= k_worth_copying && bytes <= available_memory() / 3 * 2; }
+
+ggml_sparse_status ggml_sparse_model_make_resident(ggml_sparse_model * model, bool force, bool * resident,
+                                                   ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        require_argument(model, "ggml_sparse_model_make_resident: model must not be NULL");
+        mapped_file & bytes = model->file.bytes();
+        if (force || has_room(bytes.size())) {
+            bytes.make_resident();
+        }
+        if (resident) {
+            *resident = bytes.resident();
+        }
+    });
+}
+
 void ggml_sparse_model_get_info(const ggml_sparse_model * model, ggml_sparse_model_info * info) noexcept { *info = model->spec.info; }
 
 static int32_t type_of(const ggml_sparse_matrix & m) { return m.data ? m.type : -1; }

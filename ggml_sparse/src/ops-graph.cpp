@@ -173,6 +173,7 @@ static void node_reference(ggml_tensor * dst, int ith, int, void *) {
     ffn.down_t          = matrix_of(dst->src[3]);
     ffn.fc1             = matrix_of(dst->src[4]);
     ffn.fc2             = matrix_of(dst->src[5]);
+    ffn.fc2_t           = {};
     ffn.pred_in_scale   = dst->src[6] ? static_cast<const float *>(dst->src[6]->data) : nullptr;
     std::vector<uint8_t>    mask(static_cast<size_t>(ffn.up.n_row)), active(mask.size());
     ggml_sparse_layer_stats stats{};
@@ -206,6 +207,7 @@ static void graph_check(const ggml_tensor * x, const ggml_tensor * gate, const g
     ffn.down_t = matrix_of(down_t, true);
     ffn.fc1    = matrix_of(fc1, true);
     ffn.fc2    = matrix_of(fc2, true);
+    ffn.fc2_t  = {}; // a tensor cannot say which of the two it is
     ffn_check(ffn);
     for (const ggml_tensor * w : {gate, up, down_t, fc1, fc2}) {
         require_argument(!w || is_matrix(w), "weights must be contiguous matrices");

@@ -64,14 +64,21 @@ static void predictor_check(const ggml_sparse_ffn & ffn) {
     if (ffn.mode == GGML_SPARSE_MODE_PREDICTED && !ffn.fc1.data) {
         throw bad("fc1", "a predictor, as mode is PREDICTED", "NULL");
     }
-    if (!ffn.fc1.data && !ffn.fc2.data) {
+    if (!ffn.fc1.data && !ffn.fc2.data && !ffn.fc2_t.data) {
         return;
     }
     matrix_check_shape(ffn.fc1, "fc1", ffn.up.n_col, ffn.fc1.n_row);
     if (ffn.fc1.n_row == 0) {
         throw bad("fc1", "a rank above 0", "0");
     }
-    matrix_check_shape(ffn.fc2, "fc2", ffn.fc1.n_row, ffn.up.n_row);
+    if (ffn.fc2.data && ffn.fc2_t.data) {
+        throw bad("fc2_t", "NULL, as fc2 is given", "a matrix");
+    }
+    if (ffn.fc2_t.data) {
+        matrix_check_shape(ffn.fc2_t, "fc2_t", ffn.up.n_row, ffn.fc1.n_row);
+    } else {
+        matrix_check_shape(ffn.fc2, "fc2", ffn.fc1.n_row, ffn.up.n_row);
+    }
 }
 
 void ffn_check(const ggml_sparse_ffn & ffn) {

@@ -33,9 +33,29 @@ static double dot(const ggml_sparse_matrix & m, int64_t i, const floats & x) {
     return s;
 }
 
+static std::vector<double> dots(const ggml_sparse_matrix & m, const floats & x) {
+    std::vector<double> s;
+    for (int64_t i = 0; i < m.n_row; ++i) {
+        s.push_back(dot(m, i, x));
+    }
+    return s;
+}
+
+static std::vector<double> sum_of_rows(const ggml_sparse_matrix & m, const floats & h) {
+    std::vector<double> s(static_cast<size_t>(m.n_col));
+    for (int64_t i = 0; i < m.n_row; ++i) {
+        const floats w = row_of(m, i);
+        for (size_t c = 0; c < s.size(); ++c) {
+            s[c] += static_cast<double>(h[static_cast<size_t>(i)]) * static_cast<double>(w[c]);
+        }
+    }
+    return s;
+}
+
 static double relu64(double a) { return a <= 0 ? 0 : a; }
 
-static void select(const ggml_sparse_ffn & ffn, floats x, uint8_t * mask) {
+// Returns how many hidden units are not zero.
+static uint64_t select(const ggml_sparse_ffn & ffn, floats x, uint8_t * mask) {
     for (size_t c = 0; ffn.pred_in_scale && c < x.size(); ++c) {
         x[c] *= ffn.pred_in_scale[c];
     }
@@ -44,10 +64,11 @@ static void select(const ggml_sparse_ffn & ffn, floats x, uint8_t * mask) {
     for (int64_t i = 0; i < ffn.fc1.n_row; ++i) {
         hidden[static_cast<size_t>(i)] = static_cast<float>(relu64(dot(ffn.fc1, i, x)));
     }
-    hidden = rounded_for(ffn.fc2, hidden);
-    for (int64_t j = 0; j < ffn.fc2.n_row; ++j) {
-        mask[j] = dot(ffn.fc2, j, hidden) > static_cast<double>(ffn.threshold);
+    const std::vector<double> logits = ffn.fc2_t.data ? sum_of_rows(ffn.fc2_t, hidden) : dots(ffn.fc2, rounded_for(ffn.fc2, hidden));
+    for (size_t j = 0; j < logits.size(); ++j) {
+        mask[j] = logits[j] > static_cast<double>(ffn.threshold);
     }
+    return static_cast<uint64_t>(std::count_if(hidden.begin(), hidden.end(), [](float h) { return h != 0.0f; }));
 }
 
 static double neuron(const ggml_sparse_ffn & ffn, int64_t j, const floats & x_gate, const floats & x_up) {
@@ -69,9 +90,9 @@ void reference_ffn(const ggml_sparse_ffn & ffn, const float * x, float * y, uint
 
     std::fill(mask, mask + n_ff, uint8_t{1});
     if (ffn.fc1.data) {
-        select(ffn, x_in, mask);
-        stats.bytes_predictor +=
-            static_cast<uint64_t>(ffn.fc1.n_row) * row_size(ffn.fc1) + static_cast<uint64_t>(ffn.fc2.n_row) * row_size(ffn.fc2);
+        const uint64_t n_unit = select(ffn, x_in, mask);
+        stats.bytes_predictor += static_cast<uint64_t>(ffn.fc1.n_row) * row_size(ffn.fc1) +
+                                 (ffn.fc2_t.data ? n_unit * row_size(ffn.fc2_t) : static_cast<uint64_t>(ffn.fc2.n_row) * row_size(ffn.fc2));
     }
     std::vector<double> sum(static_cast<size_t>(n_embd));
     for (int64_t j = 0; j < n_ff; ++j) {

@@ -26,17 +26,17 @@ void row_reader::axpy(int64_t i, float h, int64_t c0, int64_t c1, float * y) con
     }
 }
 
-void row_reader::axpy_columns(int64_t i, int n, const float * h, float * const * y) const {
+void row_reader::axpy_columns(int64_t i, int n, const float * h, int64_t c0, int64_t c1, float * const * y) const {
     if (n == 1) {
-        axpy(i, h[0], 0, n_col_, y[0]);
+        axpy(i, h[0], c0, c1, y[0]);
         return;
     }
-    for (int64_t c = 0; c < n_col_; c += N_SLICE) {
-        const int64_t n_part = std::min(N_SLICE, n_col_ - c);
+    for (int64_t c = c0; c < c1; c += N_SLICE) {
+        const int64_t n_part = std::min(N_SLICE, c1 - c);
         float         w[N_SLICE];
         row_to_float(type_->type, row(i) + ggml_row_size(type_->type, c), w, n_part);
         for (int k = 0; k < n; ++k) {
-            axpy_f32_(n_part, h[k], w, y[k] + c);
+            axpy_f32_(n_part, h[k], w, y[k] + (c - c0));
         }
     }
 }

@@ -32,17 +32,22 @@ class row_reader {
     // y[c] = fma(h, row[c], y[c]) for c0 <= c < c1, both at a block's edge; y points at c0.
     void axpy(int64_t i, float h, int64_t c0, int64_t c1, float * y) const;
     // The same for several columns (y[k] += h[k] * row), the row being unpacked once.
-    void axpy_columns(int64_t i, int n, const float * h, float * const * y) const;
+    void axpy_columns(int64_t i, int n, const float * h, float * const * y) const { axpy_columns(i, n, h, 0, n_col_, y); }
+    void axpy_columns(int64_t i, int n, const float * h, int64_t c0, int64_t c1, float * const * y) const;
 
     // Rows are wanted out of order: bring one to L2 (to L1 measured slower).
-    void prefetch(int64_t i) const {
-        const uint8_t * p = row(i);
-        for (size_t b = 0; b < row_size_; b += 64) {
+    void prefetch(int64_t i) const { prefetch_bytes(row(i), row_size_); }
+    void prefetch(int64_t i, int64_t c0, int64_t c1) const {
+        prefetch_bytes(row(i) + ggml_row_size(type_->type, c0), ggml_row_size(type_->type, c1 - c0));
+    }
+
+  private:
+    static void prefetch_bytes(const uint8_t * p, size_t n) {
+        for (size_t b = 0; b < n; b += 64) {
             __builtin_prefetch(p + b, 0, 2);
         }
     }
 
-  private:
     const uint8_t *      data_     = nullptr;
     int64_t              n_col_    = 0;
     int64_t              n_row_    = 0;

@@ -30,4 +30,71 @@ void select_mask(const row_reader & fc2, const prepared_columns & hidden, float 
     }
 }
 
+// --- fc2 by hidden unit ------------------------------------------------------------
+
+static constexpr int64_t N_LOGIT     = 8192; // floats of logits that a thread holds
+static constexpr int64_t N_ALIGN     = 256;  // slices end at a block's edge, whatever the type
+static constexpr int     N_ROW_AHEAD = 4;    // rows prefetched ahead of the one that is added
+
+int64_t select_slice(int64_t n_ff, int n, int n_thread) {
+    const int64_t fair = (n_ff + 2 * n_thread - 1) / (2 * n_thread);
+    return std::min(N_LOGIT / n, (fair + N_ALIGN - 1) / N_ALIGN * N_ALIGN) / N_ALIGN * N_ALIGN;
+}
+
+// One row, for the columns where its unit is not zero.
+struct unit_columns {
+    int     n = 0;
+    float   h[N_COLUMN_MAX];
+    float * y[N_COLUMN_MAX];
+};
+
+static unit_columns columns_of(const float * hidden, int64_t r, int64_t i, int n, float * logits, int64_t stride) {
+    unit_columns u;
+    for (int c = 0; c < n; ++c) {
+        u.h[u.n] = hidden[c * r + i];
+        u.y[u.n] = logits + c * stride;
+        u.n += hidden[c * r + i] != 0.0f;
+    }
+    return u;
+}
+
+// logits [n][stride] += neurons j0 .. j1 - 1 of the rows whose unit is not zero; how many, over all columns.
+static uint64_t add_rows(const row_reader & fc2_t, const float * hidden, int n, int64_t j0, int64_t j1, float * logits, int64_t stride) {
+    const int64_t r     = fc2_t.n_row();
+    uint64_t      n_row = 0;
+    for (int64_t i = 0, ahead = 0, n_ahead = 0; i < r; ++i) {
+        for (; ahead < r && n_ahead < N_ROW_AHEAD; ++ahead) {
+            if (hidden[ahead] != 0.0f) { // of the first column: the others are no worse off without
+                fc2_t.prefetch(ahead, j0, j1);
+                ++n_ahead;
+            }
+        }
+        const unit_columns u = columns_of(hidden, r, i, n, logits, stride);
+        if (u.n > 0) {
+            fc2_t.axpy_columns(i, u.n, u.h, j0, j1, u.y);
+            n_row += static_cast<uint64_t>(u.n);
+        }
+        n_ahead -= hidden[i] != 0.0f;
+    }
+    return n_row;
+}
+
+uint64_t select_mask_by_unit(const row_reader & fc2_t, const float * hidden, int n, int64_t slice, float threshold, uint8_t * mask,
+                             int64_t stride, work_share work) {
+    const int64_t     n_ff    = fc2_t.n_col();
+    uint64_t          n_bytes = 0;
+    alignas(64) float logits[N_LOGIT];
+    for (int64_t u; (u = work.take((n_ff + slice - 1) / slice)) >= 0;) {
+        const int64_t j0 = u * slice, j1 = std::min(n_ff, j0 + slice);
+        std::fill(logits, logits + n * slice, 0.0f);
+        n_bytes += add_rows(fc2_t, hidden, n, j0, j1, logits, slice) * ggml_row_size(fc2_t.type().type, j1 - j0);
+        for (int c = 0; c < n; ++c) {
+            for (int64_t j = j0; j < j1; ++j) {
+                mask[c * stride + j] = logits[c * slice + (j - j0)] > threshold;
+            }
+        }
+    }
+    return n_bytes;
+}
+
 } // namespace ggml_sparse

@@ -8,7 +8,7 @@ ggml_sparse_ffn ffn_session::ffn(int32_t il, int64_t e) const {
     ggml_sparse_ffn f      = spec.layers[size_t(il)].expert(e);
     const bool      masked = spec.info.default_mode == GGML_SPARSE_MODE_PREDICTED;
     if (mode == GGML_SPARSE_MODE_REFERENCE && !masked) {
-        f.fc1.data = f.fc2.data = nullptr;
+        f.fc1.data = f.fc2.data = f.fc2_t.data = nullptr;
     }
     f.mode = mode == GGML_SPARSE_MODE_PREDICTED && !f.fc1.data ? GGML_SPARSE_MODE_EXACT : mode;
     return f;

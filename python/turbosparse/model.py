@@ -45,6 +45,7 @@ ISAS: Mapping[str, int] = {
 }
 KV_TYPES: Mapping[str, int] = {"f32": 0, "f16": 1, "q8_0": 8}  # enum ggml_type, part of the GGUF format
 FLASH_ATTN: Mapping[str, int] = {"auto": -1, "off": 0, "on": 1}
+MEMORY: Mapping[str, int] = {"auto": 0, "mapped": 1, "resident": 2}  # of this module alone
 DEFAULT_CTX = 4096  # tokens; a training context may be 32768, whose KV cache few want unasked
 
 
@@ -169,6 +170,15 @@ def _load(path: str | os.PathLike[str], check_tensors: bool) -> Any:
     return native.own(out[0], lib.ggml_sparse_model_free)
 
 
+def _settle(handle: Any, memory: str) -> bool:
+    """Whether the weights lie in memory of their own; else they are read through the file's mapping."""
+    if memory == "mapped":
+        return False
+    error, resident = native.new_error(), ffi.new("bool *")
+    native.check(lib.ggml_sparse_model_make_resident(handle, memory == "resident", resident, error), error)
+    return bool(resident[0])
+
+
 def _info(handle: Any) -> ModelInfo:
     info = ffi.new("struct ggml_sparse_model_info *")
     lib.ggml_sparse_model_get_info(handle, info)
@@ -209,6 +219,9 @@ class Model:
         isa: "auto", or an instruction set to force: "generic", "avx2", "avx512".
         ignore_swa: allow n_ctx above the checkpoint's sliding window.
         check_tensors: also look for NaN and Inf in scales, which reads the whole file.
+        memory: where the weights lie. "mapped": in the file's mapping, shared between processes, may be larger than
+            memory. "resident": copied into memory of huge pages, which is read up to half again as fast. "auto":
+            resident when the file takes at most two thirds of the available memory.
 
     Raises:
         FileError, ModelFormatError, UnsupportedModelError, HostError, OutOfMemoryError, BackendError.
@@ -228,7 +241,9 @@ class Model:
         isa: str = "auto",
         ignore_swa: bool = False,
         check_tensors: bool = False,
+        memory: str = "auto",
     ) -> None:
+        choose("memory", memory, MEMORY)
         params = ffi.new("struct ggml_sparse_context_params *", lib.ggml_sparse_context_default_params())
         params.mode = lib.GGML_SPARSE_MODE_DEFAULT if mode is None else choose("mode", mode, MODES)
         params.type_k = params.type_v = choose("kv_type", kv_type, KV_TYPES)
@@ -244,6 +259,7 @@ class Model:
         self._tokens: list[int] = []
         self._turn = 0  # of generations
         self._model_handle = _load(path, check_tensors)
+        self.resident = _settle(self._model_handle, memory)
         self.info = _info(self._model_handle)
         self.layers = _layers(self._model_handle, self.info.n_layer)
         params.n_ctx = self._default_ctx(ignore_swa) if n_ctx is None else n_ctx

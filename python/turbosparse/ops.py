@@ -191,6 +191,7 @@ def ffn(
     first_branch: Literal["gate", "up"] = "gate",
     fc1: Matrix | None = None,
     fc2: Matrix | None = None,
+    fc2_t: Matrix | None = None,
     pred_in_scale: Floats | None = None,
     threshold: float = 0.0,
     n_threads: int = 1,
@@ -208,7 +209,8 @@ def ffn(
             "predicted" only neurons with fc2 . relu(fc1 . (x * pred_in_scale)) > threshold, "reference" is
             scalar double code that selects by the predictor when fc1 is given.
         first_branch: which branch of drelu is evaluated first.
-        fc1, fc2: [r, n_embd] and [n_ff, r], the predictor. pred_in_scale: float32 [n_embd].
+        fc1, fc2: [r, n_embd] and [n_ff, r], the predictor. fc2_t [r, n_ff] instead of fc2: rows of hidden units
+            that are zero are not read. pred_in_scale: float32 [n_embd].
     """
     rows = _floats(x, 2, "x")
     _same("x", (rows.shape[0], up.n_col), rows.shape)
@@ -221,7 +223,8 @@ def ffn(
             "threshold": threshold,
         },
     )
-    for name, matrix in (("gate", gate), ("up", up), ("down_t", down_t), ("fc1", fc1), ("fc2", fc2)):
+    matrices = {"gate": gate, "up": up, "down_t": down_t, "fc1": fc1, "fc2": fc2, "fc2_t": fc2_t}
+    for name, matrix in matrices.items():
         if matrix is not None:
             setattr(params, name, _matrix(matrix, name)[0])
     if pred_in_scale is not None:

@@ -78,10 +78,38 @@ def test_permuting_moves_rows_and_leaves_their_bytes(
     for il in range(2):
         perm = hot[f"blk.{il}.ffn_neuron_perm"]
         assert perm.shape == (4, 160)
-        for name in ("gate_exps", "up_exps", "down_t_exps", "pred_fc2_exps"):
+        rows = ("gate_exps", "up_exps", "down_t_exps") + (("pred_fc2_exps",) if outtype == "bf16" else ())
+        for name in rows:  # quantised predictors have fc2 by unit: see the next test
             a, b = plain[f"blk.{il}.ffn_{name}.weight"], hot[f"blk.{il}.ffn_{name}.weight"]
             for e in range(4):
                 np.testing.assert_array_equal(b[e], a[e][perm[e]])
+
+
+@pytest.mark.parametrize("family", ["mistral_dir", "mixtral_dir"])
+def test_fc2_by_unit_is_the_transpose_in_stored_order(
+    family: str, tmp_path: Path, stats_file: StatsFile, request: pytest.FixtureRequest
+) -> None:
+    src, n_set = request.getfixturevalue(family), 4 if family == "mixtral_dir" else 1
+    suffix = "_exps.weight" if n_set > 1 else ".weight"
+    made = {
+        (by_unit, hot): tensors(
+            convert(
+                src,
+                tmp_path / f"{by_unit}{hot}.gguf",
+                outtype="f32",
+                fc2_by_unit=by_unit,
+                stats=stats_file(2, n_set, 160) if hot else None,
+            )
+        )
+        for by_unit in (False, True)
+        for hot in (False, True)
+    }
+    for il in range(2):
+        for hot in (False, True):
+            fc2 = made[False, hot][f"blk.{il}.ffn_pred_fc2{suffix}"]
+            by_unit = made[True, hot]
+            np.testing.assert_array_equal(by_unit[f"blk.{il}.ffn_pred_fc2_t{suffix}"], fc2.swapaxes(-1, -2))
+            assert f"blk.{il}.ffn_pred_fc2{suffix}" not in by_unit
 
 
 def test_frequencies_and_keys(mixtral_dir: Path, tmp_path: Path, stats_file: StatsFile) -> None:

@@ -104,20 +104,36 @@ def test_type_of_every_kind_of_tensor(wide_dir: Path) -> None:
     types = types_of(wide_dir, outtype="q4_k")
     assert types["blk.0.ffn_gate.weight"] == types["token_embd.weight"] == types["blk.0.attn_k.weight"] == "q4_k"
     assert types["output.weight"] == "q6_k"
-    assert types["blk.0.ffn_pred_fc1.weight"] == "q8_0"
+    assert types["blk.0.ffn_pred_fc1.weight"] == types["blk.0.ffn_pred_fc2_t.weight"] == "q4_0"
     assert types["blk.0.ffn_norm.weight"] == types["blk.0.ffn_pred_in_scale"] == "f32"
     assert types_of(wide_dir, outtype="q4_k", pure=True)["output.weight"] == "q4_k"
-    assert types_of(wide_dir, outtype="q4_0", predictor_type="q4_1")["blk.0.ffn_pred_fc2.weight"] == "q4_1"
+    assert types_of(wide_dir, outtype="q4_0", predictor_type="q4_1")["blk.0.ffn_pred_fc2_t.weight"] == "q4_1"
     assert types_of(wide_dir, outtype="f16")["blk.0.ffn_pred_fc2.weight"] == "f32"  # trained in f32: f16 would round
     assert types_of(wide_dir, outtype="q8_0")["output.weight"] == "q8_0"
 
 
 def test_fallbacks_are_listed(mistral_dir: Path) -> None:
-    with open_job(mistral_dir, Options("q6_k", predictor_type="q5_k")) as job:
+    with open_job(mistral_dir, Options("q6_k", predictor_type="q5_k", fc2_by_unit=False)) as job:
         fell = {t.name: (t.wanted.name, t.qtype.name) for t in job.plan.fallbacks if t.wanted}
     assert fell["blk.0.ffn_up.weight"] == ("Q6_K", "Q8_0")
     assert fell["blk.0.ffn_pred_fc2.weight"] == ("Q5_K", "Q5_1")  # rank 32
     assert fell["blk.1.ffn_pred_fc2.weight"] == ("Q5_K", "F16")  # rank 48
+
+
+def test_fc2_is_by_unit_where_predictors_are_quantised(mistral_dir: Path, tmp_path: Path) -> None:
+    def names(n_ff: int = 160, **options: Any) -> set[str]:
+        src = mistral_dir if n_ff == 160 else tiny.write_mistral(tmp_path / str(n_ff), n_ff=n_ff)
+        with open_job(src, Options(**options)) as job:
+            assert ("turbosparse.required_features" in job.kv) == bool(job.plan.features)
+            return {t.name.removeprefix("blk.1.ffn_pred_") for t in job.plan.tensors if ".ffn_pred_fc2" in t.name}
+
+    assert "fc2_t.weight" in names(outtype="q4_0")
+    assert "fc2.weight" in names(outtype="f16")
+    assert "fc2_t.weight" in names(outtype="f16", predictor_type="q8_0")
+    assert "fc2.weight" in names(outtype="q4_0", predictor_type="f16")
+    assert "fc2.weight" in names(outtype="q4_0", fc2_by_unit=False)
+    assert "fc2_t.weight" in names(outtype="bf16", fc2_by_unit=True)
+    assert "fc2.weight" in names(n_ff=150, outtype="q4_0")  # rows of 150 could not be quantised at all
 
 
 def test_planned_bytes_are_written_bytes(mixtral_dir: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The budgets of facts/ux.md 1.5, measured; gates are twice the budget, for a machine that others use too."""
+"""The budgets of the page, measured; gates on wall time are twice the budget, as others use the machine too."""
 
 from __future__ import annotations
 
@@ -36,13 +36,21 @@ def report(request: pytest.FixtureRequest, **figures: Any) -> None:
         print(f"\n{request.node.name}: {name} = {value}", end="")
 
 
-def task_seconds(window: Window) -> float:
-    """Time that the page's main thread has been busy."""
-    session = window.page.context.new_cdp_session(window.page)
-    session.send("Performance.enable")
-    metrics = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
-    session.detach()
-    return float(metrics["TaskDuration"])
+class Busy:
+    """How long the page's main thread has been at work, in seconds, since this was made."""
+
+    def __init__(self, window: Window) -> None:
+        self._session = window.page.context.new_cdp_session(window.page)
+        self._session.send("Performance.enable")
+        self._before = self._now()
+
+    def _now(self) -> float:
+        metrics = {m["name"]: m["value"] for m in self._session.send("Performance.getMetrics")["metrics"]}
+        return float(metrics["TaskDuration"])
+
+    def seconds(self) -> float:
+        """So far."""
+        return self._now() - self._before
 
 
 def test_window_is_usable_within_2_seconds(
@@ -84,16 +92,16 @@ def test_a_conversation_of_2000_messages_opens_within_300_ms(
         look();
     })"""
     times = []
-    for _ in range(3):
+    for _ in range(5):
         times.append(window.page.evaluate(opened))
         window.page.keyboard.press("Alt+n")
         window.until("!document.querySelector('.message')")
     report(request, milliseconds=[round(t) for t in times])
-    assert min(times) < 300
+    assert min(times) < 2 * 300
     window.page.click(".sidebar .item")
     window.page.wait_for_selector("text=number 1999")
     window.page.evaluate("document.querySelector('.thread').scrollTop = 0")
-    window.until("document.body.innerText.includes('number 1940.')")
+    window.until("document.querySelectorAll('.message').length > 40")
     frames = """() => new Promise((resolve) => {
         const thread = document.querySelector('.thread'), begin = performance.now();
         let n = 0;
@@ -116,13 +124,13 @@ def long_script(prompt: str, _: object) -> list[str]:
 def test_keeps_up_with_200_tokens_per_second_for_20000_tokens(
     serve: Serve, open_window: OpenWindow, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    window = open_window(serve(tokens_per_second=260, n_ctx=40000, script=long_script))
+    window = open_window(serve(tokens_per_second=330, n_ctx=40000, script=long_script))
     page = window.page
     page.keyboard.press("Alt+p")
     page.fill(".number input >> nth=0", str(TOKENS))
     page.locator(".number input >> nth=0").blur()
     page.keyboard.press("Alt+s")
-    busy, start = task_seconds(window), time.perf_counter()
+    busy, start = Busy(window), time.perf_counter()
     window.say("go on")
     page.wait_for_selector(".prose.growing")
     lags = []
@@ -130,27 +138,23 @@ def test_keeps_up_with_200_tokens_per_second_for_20000_tokens(
         page.wait_for_timeout(3000)
         lags.append(lag(window))
     seconds = time.perf_counter() - start
-    share = (task_seconds(window) - busy) / seconds
+    share = busy.seconds() / seconds
     stats = page.evaluate("document.querySelector('[data-figure=speed]').title")
     rate = TOKENS / seconds
     longest = max(lags[:-1] or lags)
-    report(
-        request, tokens_per_second=round(rate), busy_share=round(share, 2), longest_lag_characters=longest, said=stats
-    )
-    assert rate > 150, "the page or the server fell behind"
+    report(request, tokens_per_second=round(rate), busy_share=round(share, 2), longest_lag_blocks=longest, said=stats)
+    assert rate > 100, "the fake itself was too slow for this to mean anything"
     assert share < 0.5
-    assert longest < 1200, "characters between what the server has said and what the page shows"
+    assert longest <= 3, "the page shows what it has received less than a second later"
 
 
 def lag(window: Window) -> int:
-    """Characters that the store has and the page does not show yet."""
+    """Numbered blocks of text (some 170 characters) that the page has received and does not show yet."""
     asked = """async () => {
         const { state } = await import('/static/js/state.js');
-        const live = [...state.live.values()][0];
-        const shown = document.querySelector('.prose.growing');
-        if (!live || !shown) return 0;
-        const last = live.text.slice(-4000, -1200).split('\\n').filter((line) => /number \\d+/.test(line)).at(-1);
-        return shown.textContent.includes(last.match(/number \\d+/)[0]) ? 0 : 9999;
+        const live = [...state.live.values()][0], shown = document.querySelector('.prose.growing');
+        const count = (text) => Number((text.match(/number \\d+/g) || ['number 0']).at(-1).slice(7));
+        return live && shown ? count(live.text) - count(shown.textContent) : 0;
     }"""
     return int(window.page.evaluate(asked))
 

@@ -205,7 +205,7 @@ def test_mode_dial_and_sampling(window: Window) -> None:
     page.locator(".number input >> nth=1").blur()
     window.ask("say: modes")
     figures = page.locator("[data-figure=rows]").inner_text()
-    assert figures.startswith("41 %")
+    assert figures.startswith("41")
     page.fill("[aria-label='Name of a new preset']", "Brief")
     page.click(".inline-form button")
     page.wait_for_selector(".presets >> text=Brief")
@@ -373,3 +373,39 @@ def test_small_windows(serve: Serve, open_window: OpenWindow, size: tuple[int, i
     window.ask("tell me about neurons")
     assert window.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     shot(window, f"narrow-{size[0]}")
+
+
+DROP = """([name, text]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([text], name));
+    document.body.dispatchEvent(new DragEvent('dragover', { dataTransfer: data, bubbles: true }));
+    document.body.dispatchEvent(new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_drop_conversations_and_models(window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = window.page
+    monkeypatch.setenv("HOME", str(tmp_path))
+    exported = {"conv": {"id": "1", "name": "Dropped"}, "messages": [{"id": "a", "role": "user", "content": "hi"}]}
+    page.evaluate(DROP, ["chat.json", json.dumps(exported)])
+    page.wait_for_selector(".item-title:has-text('Dropped')")
+    (tmp_path / "Downloads").mkdir()
+    (tmp_path / "Downloads" / "m.gguf").write_text("GGUF")
+    page.evaluate(DROP, ["m.gguf", "GGUF"])
+    page.wait_for_selector(".toast:has-text('is ready')")
+    page.evaluate(DROP, ["elsewhere.gguf", "GGUF!"])
+    page.wait_for_selector("dialog .browser")
+
+
+def test_a_reply_that_is_written_makes_way(serve: Serve, open_window: OpenWindow) -> None:
+    """Regenerating while a reply is written stops that one and keeps what it said."""
+    window = open_window(serve(tokens_per_second=40))
+    window.say("say: " + "word " * 100)
+    window.until("document.querySelector('.prose.growing')?.innerText.length > 10")
+    window.page.keyboard.press("Alt+r")
+    window.until("document.querySelector('.branches')?.innerText === '2/2' || document.querySelector('#stop')")
+    window.page.keyboard.press("Escape")
+    window.page.wait_for_selector(".note.stopped")
+    window.click("Earlier version")
+    window.until("document.querySelector('.branches')?.innerText === '1/2'")
+    window.page.wait_for_selector(".note.stopped")

@@ -30,7 +30,7 @@ def private():
 small, large = sys.argv[1:]
 turbosparse.Model(small, n_ctx=16, n_threads=1).close()  # the host's libraries are in memory now
 before = private()
-model = turbosparse.Model(large, n_ctx=16, n_threads=1)
+model = turbosparse.Model(large, n_ctx=16, n_threads=1, memory="mapped")
 model.eval([1, 2, 3])
 print(model.info.bytes_rest, private() - before)
 """
@@ -72,15 +72,21 @@ def test_bytes_are_rows_times_row_bytes(cases: Any, family: str, outtype: str, m
     with case.open(n_ctx=64) as model:
         model.logits(tokens, mode=mode)
         for il, stats in enumerate(model.layer_stats()):
-            size = {
-                k: file.tensor(f"blk.{il}.ffn_{k}{suffix}") for k in ("gate", "up", "down_t", "pred_fc1", "pred_fc2")
-            }
+            fc2 = "pred_fc2_t" if outtype.startswith("q") else "pred_fc2"
+            size = {k: file.tensor(f"blk.{il}.ffn_{k}{suffix}") for k in ("gate", "up", "down_t", "pred_fc1", fc2)}
             row = {k: row_bytes(t.type, t.shape[0]) for k, t in size.items()}
             computed = stats.rows_gate * row["gate"] + stats.rows_up * row["up"] + stats.rows_down * row["down_t"]
             assert stats.bytes_ffn == computed > 0
             columns = stats.n_neuron // 320
-            per_column = sum(row[k] * size[k].shape[1] for k in ("pred_fc1", "pred_fc2"))
-            assert stats.bytes_predictor == (columns * per_column if mode == "predicted" else 0)
+            fc1_bytes, fc2_bytes = (columns * row[k] * size[k].shape[1] for k in ("pred_fc1", fc2))
+            if mode != "predicted":
+                assert stats.bytes_predictor == 0
+            elif fc2 == "pred_fc2":
+                assert stats.bytes_predictor == fc1_bytes + fc2_bytes
+            else:  # rows of the units that are not zero
+                read = stats.bytes_predictor - fc1_bytes
+                assert 0 < read < fc2_bytes
+                assert read % row[fc2] == 0
 
 
 def test_sparse_modes_read_less(mistral: Case) -> None:

@@ -20,6 +20,7 @@ from tests.conftest import Case
 from tests.ggufedit import ARR, F32, I32, STR, U32, U64, GgufEdit, Key, Tensor
 
 GATE, DOWN, FC1, FC2 = (f"blk.1.ffn_{k}.weight" for k in ("gate", "down_t", "pred_fc1", "pred_fc2"))
+FC2_T = "blk.1.ffn_pred_fc2_t.weight"
 FREQ, PERM, SCALE = "blk.1.ffn_neuron_freq", "blk.1.ffn_neuron_perm", "blk.1.ffn_pred_in_scale"
 
 
@@ -160,6 +161,28 @@ KEYS = {
     "alignment 48": fmt(lambda f: f.set("general.alignment", 48), "general.alignment", "48"),
 }  # fmt: skip
 
+
+def by_unit(file: GgufEdit, rows: tuple[int, ...] = (48, 160), feature: bool = True, both: bool = False) -> None:
+    """fc2 of both layers becomes fc2_t; `rows` is the shape of layer 1's as numpy has it."""
+    for il, shape in ((0, (32, 160)), (1, rows)):
+        name = f"blk.{il}.ffn_pred_fc2.weight"
+        if not both:
+            file.drop_tensor(name)
+        file.add_array(name.replace("fc2", "fc2_t"), np.ones(shape, np.float32))
+    if feature:
+        file.set("turbosparse.required_features", ["predictor.fc2_t"], ARR, STR)
+
+
+FEATURE = {
+    "fc2_t without its feature": fmt(lambda f: by_unit(f, feature=False), "ffn_pred_fc2.weight", "no such"),
+    "fc2 and fc2_t": fmt(lambda f: by_unit(f, both=True), "ffn_pred_fc2.weight", "surplus"),
+    "fc2_t with one row less": fmt(lambda f: by_unit(f, (47, 160)), FC2_T, "{160, 47}"),
+    "fc2_t as fc2 lies": fmt(lambda f: by_unit(f, (160, 48)), FC2_T, "{48, 160}"),
+    "feature without fc2_t": fmt(
+        lambda f: f.set("turbosparse.required_features", ["predictor.fc2_t"], ARR, STR), "ffn_pred_fc2_t", "no such"
+    ),
+}
+
 TENSORS = {
     "missing gate": fmt(lambda f: f.drop_tensor(GATE), GATE, "no such"),
     "missing down_t": fmt(lambda f: f.drop_tensor(DOWN), DOWN, "no such"),
@@ -257,7 +280,14 @@ CONTAINER = {
     "size beyond the file": fmt(lambda f: setattr(f.tensors[-1], "data", b""), PERM),
 }  # fmt: skip
 
-ALL = {"unknown": UNKNOWN, "keys": KEYS, "tensors": TENSORS, "values": VALUES, "container": CONTAINER}
+ALL = {
+    "unknown": UNKNOWN,
+    "keys": KEYS,
+    "tensors": TENSORS,
+    "feature": FEATURE,
+    "values": VALUES,
+    "container": CONTAINER,
+}
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +413,7 @@ def check_load(path: Path, check: bool) -> tuple[int, str, str]:
     return status, ffi.string(error.where).decode(), ffi.string(error.found).decode()
 
 
-@pytest.mark.parametrize("tensor", [GATE, DOWN, "blk.0.attn_q.weight", "token_embd.weight", FC2])
+@pytest.mark.parametrize("tensor", [GATE, DOWN, "blk.0.attn_q.weight", "token_embd.weight", FC2_T])
 @pytest.mark.parametrize("value", [b"\x00\x7e", b"\x00\x7c", b"\x00\xfc"], ids=["nan", "inf", "-inf"])
 def test_bad_scales_when_asked_to_check(cases: Any, tmp_path: Path, tensor: str, value: bytes) -> None:
     """An F16 scale of the last Q8_0 block becomes NaN or infinite: found by check_tensors, and only by it."""

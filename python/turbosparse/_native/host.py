@@ -91,9 +91,14 @@ def missing_flags(built_for: Mapping[str, bool], flags: set[str]) -> list[str]:
     return [CPU_FLAGS[name] for name, used in built_for.items() if used and CPU_FLAGS[name] not in flags]
 
 
+def features(libggml_cpu: ctypes.CDLL) -> dict[str, bool]:
+    """What libggml-cpu was compiled with."""
+    return {name: bool(getattr(libggml_cpu, f"ggml_cpu_has_{name}")()) for name in CPU_FLAGS}
+
+
 def check_cpu(libggml_cpu: ctypes.CDLL, where: Path) -> None:
     """Raise HostError when the host was built for a CPU with more instructions than this one."""
-    built_for = {name: bool(getattr(libggml_cpu, f"ggml_cpu_has_{name}")()) for name in CPU_FLAGS}
+    built_for = features(libggml_cpu)
     cpuinfo = Path("/proc/cpuinfo")
     missing = missing_flags(built_for, cpu_flags(cpuinfo.read_text()) if cpuinfo.exists() else set())
     if missing:
@@ -128,3 +133,31 @@ def load() -> Path:
     for name in REST:
         load_library(directory / name)
     return directory
+
+
+def describe(directory: Path) -> dict[str, object]:
+    """What the host in `directory` is, for people: version, commit, features, devices. Loads it, as load does."""
+    load()
+    base, registry = ctypes.CDLL(str(directory / BASE)), ctypes.CDLL(str(directory / REST[0]))
+    built_for = features(ctypes.CDLL(str(directory / CPU)))
+    registry.ggml_backend_dev_count.restype = ctypes.c_size_t
+    registry.ggml_backend_dev_get.restype = ctypes.c_void_p
+    registry.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    for function in (
+        base.ggml_version,
+        base.ggml_commit,
+        base.ggml_backend_dev_name,
+        base.ggml_backend_dev_description,
+    ):
+        function.restype = ctypes.c_char_p
+    base.ggml_backend_dev_name.argtypes = base.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
+    devices = map(registry.ggml_backend_dev_get, range(registry.ggml_backend_dev_count()))
+    return {
+        "ggml": base.ggml_version().decode(),
+        "commit": base.ggml_commit().decode(),
+        "features": [name for name, used in built_for.items() if used],
+        "devices": [
+            f"{base.ggml_backend_dev_name(device).decode()} ({base.ggml_backend_dev_description(device).decode()})"
+            for device in devices
+        ],
+    }

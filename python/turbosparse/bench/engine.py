@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .. import state
-from ..errors import ArgumentError, UnsupportedModelError
-from ..model import Model
+from ..errors import ArgumentError
+from ..sequences import Row, SequenceModel
 from ..stats import BatchStats
 from .kv import SEED_TOKENS, deepen
 from .plan import Settings, Work, tokens
@@ -60,7 +60,7 @@ class Counters:
 
 
 class Engine:
-    """A TurboSparse file, loaded, with room for n_ctx tokens.
+    """A TurboSparse file, loaded, with room for n_ctx tokens in each of n_seq sequences.
 
     Raises:
         ArgumentError: settings that this engine does not have. Else as Model.
@@ -74,10 +74,10 @@ class Engine:
                 expected="one type",
                 found=f"{settings.type_k}, {settings.type_v}",
             )
-        if n_seq > 1:
-            raise UnsupportedModelError("this build decodes one sequence at a time: leave -npl at 1", where="-npl")
-        self.model = Model(
+        self.n_seq = n_seq
+        self.model = SequenceModel(
             path,
+            n_seq=n_seq,
             n_ctx=n_ctx,
             n_threads=settings.n_threads,
             kv_type=settings.type_k,
@@ -88,30 +88,40 @@ class Engine:
         )
 
     def seat(self, depth: int) -> None:
-        """The sequence at `depth` tokens, made of a few evaluated ones."""
+        """Every sequence at `depth` tokens, made of a few evaluated ones."""
         self.model.reset()
         if depth:
             for token in tokens(SEED_TOKENS, self.model.info.n_vocab, 0):
                 self.model.eval([token])
             state.load(self.model, deepen(state.save(self.model), depth))
+        for sequence in range(1, self.n_seq):
+            self.model.copy(0, sequence)
 
     def run(self, work: Work, mode: str) -> tuple[int, Counters]:
         """Nanoseconds and counters of a turn."""
         model, at = self.model, work.at
         model.mode = mode
-        model.truncate(at)
-        n_vocab = model.info.n_vocab
+        for sequence in range(self.n_seq):
+            model.keep(sequence, at)
         if work.warm:
-            model.eval(tokens(1, n_vocab, at))
+            self._step(at)
             at += 1
         model.stats()
-        prompt = tokens(work.n_prompt, n_vocab, at)
+        prompt = tokens(work.n_prompt, model.info.n_vocab, at)
         start = time.perf_counter_ns()
         if prompt:
             model.eval(prompt)
         for position in range(at + work.n_prompt, at + work.n_tokens):
-            model.eval(tokens(1, n_vocab, position))
+            self._step(position)
         return time.perf_counter_ns() - start, Counters.of(model.stats())
+
+    def _step(self, position: int) -> None:
+        """One token of every sequence."""
+        drawn = [tokens(1, self.model.info.n_vocab, position, s)[0] for s in range(self.n_seq)]
+        if self.n_seq == 1:
+            self.model.eval(drawn)
+        else:
+            self.model.decode([Row(token, s, True) for s, token in enumerate(drawn)])
 
     def recall(self, at: int, n: int) -> float:
         """Active neurons that `predicted` computes over those that `exact` finds, for the same tokens from `at`.

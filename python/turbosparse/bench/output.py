@@ -129,6 +129,15 @@ def render(rows: Sequence[Row], form: str) -> str:
     return {"md": markdown, "csv": _csv, "sql": _sql}[form](rows)
 
 
+def require_writable(path: Path) -> None:
+    """Raise FileError now rather than after an hour of measuring."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def write_file(path: Path, text: str) -> None:
     """Write `text` so that `path` is either as it was or whole. Raises FileError."""
     try:
@@ -144,12 +153,16 @@ def write_file(path: Path, text: str) -> None:
             os.unlink(name)
             raise
     except OSError as error:
-        raise FileError(
-            f"{path} cannot be written: {error.strerror}. Choose another place for the results.",
-            where=str(path),
-            expected="a writable place",
-            found=str(error.strerror),
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> FileError:
+    return FileError(
+        f"{path} cannot be written: {error.strerror}. Choose another place for the results.",
+        where=str(path),
+        expected="a writable place",
+        found=str(error.strerror),
+    )
 
 
 def emit(stream: TextIO, rows: Sequence[Row], form: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,14 +78,12 @@ class Runner:
         others = [test for test in self.job.tests if not test.load]
         for test in loads:
             yield self._load(test, settings)
-        if not others:
-            return
-        n_ctx = max(test.n_ctx for test in others)
-        with ExitStack() as stack:
-            engine = stack.enter_context(Engine(self.job.file, settings, n_ctx, max(t.n_seq for t in others)))
-            probe = stack.enter_context(BandwidthProbe())
-            for test in others:
-                yield _Rounds(self, engine, probe, settings, test).run()
+        with BandwidthProbe() as probe:
+            for n_seq in dict.fromkeys(test.n_seq for test in others):
+                same = [test for test in others if test.n_seq == n_seq]
+                with Engine(self.job.file, settings, max(test.n_ctx for test in same), n_seq) as engine:
+                    for test in same:
+                        yield _Rounds(self, engine, probe, settings, test).run()
 
     def _load(self, test: Test, settings: Settings) -> list[Record]:
         runs = {mode: Run(mode) for mode in self.job.modes}

@@ -53,12 +53,12 @@ class Replies:
             raise ArgumentError("a user message answers a reply, not another user message", where="parent_id")
         draft = _draft(conversation, parent, content)
         request = request_for(self._store, self._engine, chosen, [*history, draft])
-        job = self._engine.submit(request)  # first: what is refused is not kept
-        with _cancelling(job):
+        live = Live(self._engine.submit(request))  # first: what is refused is not kept
+        with _cancelling(live.job):
             user = await _thread(self._store.add, conversation, "user", content, parent=parent)
             if not chosen.title:
                 await _thread(self._store.update, conversation, title=title_of(content))
-            return user, await self._begin(user, job, request)
+            return user, await self._begin(user, live, request)
 
     async def regenerate(self, message: int) -> Message:
         """Another answer beside reply `message` (or below the user's message, if it has none)."""
@@ -66,9 +66,9 @@ class Replies:
         asked = given if given.role == "user" else await self._parent(given)
         conversation, history = await self._history(asked)
         request = request_for(self._store, self._engine, conversation, history)
-        job = self._engine.submit(request)
-        with _cancelling(job):
-            return await self._begin(asked, job, request)
+        live = Live(self._engine.submit(request))
+        with _cancelling(live.job):
+            return await self._begin(asked, live, request)
 
     async def proceed(self, message: int) -> Message:
         """Go on with reply `message` where it ended."""
@@ -78,12 +78,12 @@ class Replies:
         asked = await self._parent(given)
         conversation, history = await self._history(asked)
         request = request_for(self._store, self._engine, conversation, history, begun=given)
-        job = self._engine.submit(request)
-        with _cancelling(job):
+        live = Live(self._engine.submit(request), prefix=given.content)
+        with _cancelling(live.job):
             old = await _thread(self._store.trace, message) or []
             kept = old if "".join(row[1] for row in old) == given.content else []
             await _thread(self._store.write, message, given.content)
-        self._run(message, Live(job, prefix=given.content), request, self._keep(given, kept))
+        self._run(message, live, request, self._keep(given, kept))
         return await _thread(self._store.message, message)
 
     async def compare(self, message: int, mode: str) -> None:
@@ -126,10 +126,10 @@ class Replies:
                 return event.prompt_sparsity.active_frac, event.prompt_sparsity.tokens
         raise UnsupportedModelError("this model has no counters of active neurons", where="mode", found=mode)
 
-    async def _begin(self, asked: Message, job: Job, request: Request) -> Message:
+    async def _begin(self, asked: Message, live: Live, request: Request) -> Message:
         store, parent = self._store, asked.id
         reply = await _thread(store.add, asked.conversation_id, "assistant", "", parent=parent, status="streaming")
-        self._run(reply.id, Live(job), request, self._keep(reply, []))
+        self._run(reply.id, live, request, self._keep(reply, []))
         return reply
 
     async def _parent(self, message: Message) -> Message:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..bench.runner import Job
 
 Format = Literal["md", "csv", "json", "jsonl", "sql"]
-LISTS = "Lists and ranges as in llama-bench"
 
 
 def command(
@@ -89,13 +88,15 @@ def command(
     ]
     tests = plan.plan(counts[0], counts[1], pairs, counts[2], counts[3], load)
     chosen = plan.words(modes, ("dense", "exact", "predicted"), "--mode") if modes else None
+    if out is not None:
+        output.require_writable(out)
     rows: list[Row] = []
     for file in files:
         twin = _twin(file, baseline) if against or baseline else None
         job = _job(file, settings, tests, chosen, repetitions, not no_warmup, twin, baseline_buffer)
         for found in _run(job):
             rows += found
-            if form in ("jsonl",) and out is None:
+            if form == "jsonl" and out is None:  # the one format whose lines stand for themselves
                 output.emit(sys.stdout, found, form)
     if out is not None:
         output.write_file(out, output.render(rows, form))

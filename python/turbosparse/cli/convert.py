@@ -33,13 +33,22 @@ def command(
         str | None,
         typer.Option(
             "--predictor-type",
-            help="Type of the predictors. [default: as trained for f32, f16 and bf16, else q8_0]",
+            help="Type of the predictors. [default: as trained for f32, f16 and bf16, else q4_0]",
             show_default=False,
         ),
     ] = None,
     predictors: Annotated[
         Path | None,
         typer.Option("--predictors", help="Directory with predictors, for checkpoints that do not embed them."),
+    ] = None,
+    fc2_by_unit: Annotated[
+        bool | None,
+        typer.Option(
+            "--fc2-by-unit/--fc2-by-neuron",
+            help="Store the predictors' second matrix by hidden unit, so that rows of units at zero are not read. "
+            "[default: where predictors are quantised]",
+            show_default=False,
+        ),
     ] = None,
     no_predictors: Annotated[
         bool, typer.Option("--no-predictors", help="Leave embedded predictors out: exact mode only.")
@@ -88,7 +97,7 @@ def command(
 
     if stats is not None and profile_text is not None:
         raise UsageError("--stats and --profile-text exclude each other; give one of them")
-    options = Options(outtype, predictor_type, predictors, no_predictors, stats, pure, allow_pickle)
+    options = Options(outtype, predictor_type, predictors, no_predictors, stats, pure, allow_pickle, fc2_by_unit)
     target = out or Path(f"{Path(src).resolve().name}-{outtype.upper()}.gguf")
     if dry_run:
         _dry_run(src, target, options, threads, as_json)

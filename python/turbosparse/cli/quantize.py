@@ -21,7 +21,7 @@ def command(
         str | None,
         typer.Option(
             "--predictor-type",
-            help="Type of the predictors. [default: q8_0 for a quantised TYPE, else as they are]",
+            help="Type of the predictors. [default: q4_0 for a quantised TYPE, else as they are]",
             show_default=False,
         ),
     ] = None,

@@ -32,6 +32,9 @@ def command(
         str | None, typer.Option(help="Type of the matrices in the GGUF. [default: q4_0]", show_default=False)
     ] = None,
     predictor_type: Annotated[str | None, typer.Option(help="Type of the predictors in the GGUF.")] = None,
+    fc2_by_unit: Annotated[
+        bool | None, typer.Option("--fc2-by-unit/--fc2-by-neuron", help="As for convert.", show_default=False)
+    ] = None,
     hot_first: Annotated[
         bool, typer.Option("--hot-first/--original-order", help="Order of the neurons in the GGUF.")
     ] = True,
@@ -78,8 +81,10 @@ def command(
     from turbosparse.convert.synth_model import SynthModel
     from turbosparse.convert.synth_shapes import shape as make_shape
 
-    if not gguf and (outtype or predictor_type):
-        raise UsageError("--outtype and --predictor-type are those of a GGUF file: add --gguf, or convert afterwards")
+    if not gguf and (outtype or predictor_type or fc2_by_unit is not None):
+        raise UsageError(
+            "--outtype, --predictor-type and --fc2-by-unit are those of a GGUF file: add --gguf, or convert"
+        )
     changes: dict[str, Any] = {
         "n_embd": n_embd, "n_ff": n_ff, "n_head": n_head, "n_head_kv": n_head_kv,
         "n_expert": n_expert, "n_vocab": n_vocab, "active": active,
@@ -92,7 +97,7 @@ def command(
         outtype = outtype or "q4_0"
         sparse = _file_name(out, made, outtype)
         result = _write_gguf(
-            model, sparse, outtype=outtype, predictor_type=predictor_type, hot_first=hot_first,
+            model, sparse, outtype=outtype, predictor_type=predictor_type, fc2_by_unit=fc2_by_unit, hot_first=hot_first,
             dense=sparse.with_name(sparse.stem + ".dense.gguf") if dense else None, force=force, threads=threads,
         )  # fmt: skip
     else:

@@ -2,7 +2,7 @@
 
 export const percent = (share) => {
   const value = 100 * share;
-  return `${value < 9.95 && value > 0 ? value.toFixed(1) : Math.round(value)} %`;
+  return `${value < 9.95 && value > 0 ? value.toFixed(1) : Math.round(value)}\u00a0%`;
 };
 
 export function bytes(n) {
@@ -12,7 +12,7 @@ export function bytes(n) {
     n /= 1000;
     i += 1;
   }
-  return `${n < 9.95 && i > 0 ? n.toFixed(1) : Math.round(n)} ${units[i]}`;
+  return `${n < 9.95 && i > 0 ? n.toFixed(1) : Math.round(n)}\u00a0${units[i]}`;
 }
 
 export const integer = (n) => Math.round(n).toLocaleString("en-US");

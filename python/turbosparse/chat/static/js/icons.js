@@ -34,7 +34,7 @@ const PATHS = {
 };
 
 export const Icon = ({ name }) =>
-  html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true" focusable="false"><path d=${PATHS[name]} /></svg>`;
+  html`<svg class=${`icon icon-${name}`} viewBox="0 0 24 24" aria-hidden="true" focusable="false"><path d=${PATHS[name]} /></svg>`;
 
 // A button that shows an icon and says its name to those who do not see it.
 export const IconButton = ({ name, label, keys, ...rest }) =>

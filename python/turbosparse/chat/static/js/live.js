@@ -58,18 +58,18 @@ export class LiveReply {
   }
 }
 
-// Calls `draw` after `source` changed, once a frame at most, and leaves three quarters of the time
-// to the rest of the page when drawing takes long.
-export function paced(draw) {
+// Calls `draw` after it was asked for, not more often than every `ms`, and leaves three quarters of
+// the time to the rest of the page when drawing takes long.
+export function paced(draw, ms = 30) {
   let asked = false, next = 0, stopped = false;
   const run = () => {
     if (stopped) return;
     const begin = performance.now();
-    if (begin < next) return void requestAnimationFrame(run);
+    if (begin < next) return void setTimeout(() => requestAnimationFrame(run), next - begin);
     asked = false;
     draw();
     const end = performance.now();
-    next = end + Math.min(3 * (end - begin), 1000);
+    next = Math.max(begin + ms, end + Math.min(3 * (end - begin), 1000)) - 4;
   };
   const ask = () => {
     if (asked || stopped) return;

@@ -205,6 +205,7 @@ export async function stop(id = replying()?.id) {
 }
 
 export async function regenerate(id) {
+  await stop();
   const reply = await attempt(() => api.post(`/messages/${id}/regenerate`));
   if (!reply) return;
   const at = state.current.messages.findIndex((message) => message.id === id);
@@ -218,6 +219,7 @@ export async function proceed(id) {
 }
 
 export async function edit(id, content) {
+  await stop();
   const messages = await attempt(() => api.post(`/messages/${id}/edit`, { content }));
   if (!messages) return;
   set({ editing: null });

@@ -51,7 +51,7 @@ export function Strip({ rows, live }) {
   const place = useRef({ first: 0, step: 1 });
   const [at, setAt] = useState(null);
   useEffect(() => {
-    const ask = paced(() => (place.current = draw(canvas.current, live ? live.rows : rows)));
+    const ask = paced(() => (place.current = draw(canvas.current, live ? live.rows : rows)), 120);
     const leave = live?.watch(ask);
     const observer = new ResizeObserver(ask);
     observer.observe(canvas.current);

@@ -1,0 +1,65 @@
+"""The examples of docs/python-api.md run, with a bundled model and nothing else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.python.sources import ROOT
+
+PAGE = ROOT / "docs" / "python-api.md"
+
+
+def examples(page: Path) -> list[str]:
+    """Python blocks, each after as many empty lines as precede it: tracebacks then name the page's lines."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S)
+    return ["\n" * text[: block.start(1)].count("\n") + block[1] for block in blocks]
+
+
+def test_there_are_examples() -> None:
+    assert len(examples(PAGE)) >= 12
+
+
+def test_the_page_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    """In one interpreter, as a reader would type it, with one thread (see the house rules on busy machines)."""
+    (tmp_path / "page").mkdir()
+    scripts = []
+    for i, example in enumerate(examples(PAGE)):
+        scripts.append(tmp_path / "page" / f"{i:02}.py")
+        scripts[-1].write_text(example, encoding="utf-8")
+    code = (
+        "import sys, turbosparse.threads as t, turbosparse.model as m\n"
+        "m.default_threads = lambda: 1\n"
+        "names = {'__name__': '__main__'}\n"
+        "for path in sys.argv[1:]:\n"
+        f"    exec(compile(open(path).read(), {str(PAGE)!r}, 'exec'), names)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, scripts)], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for expected in ("cancelled", "stopped", "did you mean temperature?", "tokens were known already"):
+        assert expected in done.stdout
+    assert (tmp_path / "talk.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["Model", "AsyncModel", "SamplingParams", "CancelToken", "Conversation"])
+def test_public_names_are_documented(name: str) -> None:
+    import turbosparse
+
+    assert name in PAGE.read_text(encoding="utf-8")
+    assert getattr(turbosparse, name).__doc__
+
+
+def test_every_error_is_in_the_table() -> None:
+    import turbosparse
+
+    page = PAGE.read_text(encoding="utf-8")
+    for name in turbosparse.__all__:
+        if name.endswith("Error"):
+            assert f"`{name}`" in page, name
