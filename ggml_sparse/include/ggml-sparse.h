@@ -144,6 +144,12 @@ struct ggml_sparse_layer_info {
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_model_load(
         const char * path, bool check_tensors,
         struct ggml_sparse_model ** model, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+// Any other GGUF file that libllama knows, to be evaluated by stock llama.cpp: every neuron, no
+// counters (ggml_sparse_stats hold times only), mode DENSE. It has no layers for get_layer, and n_ff,
+// the bytes_ and the expert counts of its info are 0. ERR_UNSUPPORTED for a TurboSparse file and for
+// a model that does not generate text.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_model_load_stock(
+        const char * path, struct ggml_sparse_model ** model, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API void ggml_sparse_model_free(struct ggml_sparse_model * model) GGML_SPARSE_NOEXCEPT;
 
 // A loaded model is read through the file's mapping: nothing is copied, processes share the pages,

@@ -69,7 +69,7 @@ class batch_job {
 
     void                       prepare_x();
     void                       select(int ith, neuron_counts & counts);
-    void                       select_by_unit(int ith, neuron_counts & counts);
+    void                       select_by_unit(neuron_counts & counts);
     template <typename F> void every_product(const panel_slot & slot, phase p, int ith, F && f);
     void                       gate_up(int ith, neuron_counts & counts);
     void                       first_branch(const chunk & u, int ith, neuron_counts & counts);
@@ -87,14 +87,17 @@ class batch_job {
     const branches          branches_;
     const row_reader        down_t_, fc1_;
     const bool              by_unit_;
-    const row_reader        fc2_;           // fc2_t where by_unit_
-    const int               n_at_once_;     // columns per block
-    row_sums                down_, logits_; // logits_: of fc2 by unit
+    const row_reader        fc2_;       // fc2_t where by_unit_
+    const int               n_at_once_; // columns per block
+    row_sums                down_;
 
     panel_slot first_, second_, pred_, hidden_x_;
     float *    x_scaled_     = nullptr; // [n, n_embd], x * pred_in_scale
     float *    hidden_       = nullptr; // [n, r]
     uint8_t *  mask_         = nullptr; // [n, n_ff]
+    int32_t *  unit_ids_     = nullptr; // [n, r], where sums_integers
+    float *    unit_h_       = nullptr; // [n, r]
+    int32_t *  n_unit_       = nullptr; // [n]
     float *    h_            = nullptr; // [n, n_ff]
     float *    acc_          = nullptr; // [n, N_PIECE, n_embd] while columns are few
     uint8_t *  scratch_      = nullptr; // [n_threads, scratch_size_]
@@ -103,7 +106,8 @@ class batch_job {
     int64_t c0_ = 0; // the block under way: first column, number of columns
     int     n_  = 0;
 
-    std::atomic<int64_t> next_[N_PHASE] = {};
+    std::atomic<int64_t> next_mask_[MAX_AT_ONCE / N_COLUMN_MAX] = {};
+    std::atomic<int64_t> next_[N_PHASE]                         = {};
     std::atomic<bool>    stop_{false};
 };
 
@@ -117,7 +121,7 @@ batch_job::batch_job(const ggml_sparse_ffn & ffn, const ffn_columns & cols, cons
       fc1_(reader_of(ffn.fc1, predicted_, *params.kernels)), by_unit_(predicted_ && ffn.fc2_t.data),
       fc2_(reader_of(by_unit_ ? ffn.fc2_t : ffn.fc2, predicted_, *params.kernels)),
       n_at_once_(static_cast<int>(std::min<int64_t>(cols.n, columns_at_once(n_embd_)))),
-      down_(down_t_, *params.kernels->batch, branches_.every_row, N_PIECE), logits_(fc2_, *params.kernels->batch, false, 1) {
+      down_(down_t_, *params.kernels->batch, branches_.every_row, N_PIECE) {
     carver dry(nullptr);
     lay_out(dry);
     carver real(ws.reserve(dry.used()));
@@ -135,7 +139,13 @@ void batch_job::lay_out(carver & c) {
     }
     if (predicted_) {
         pred_.lay_out(fc1_, n_at_once_, c);
-        by_unit_ ? logits_.lay_out(c, n_at_once_) : hidden_x_.lay_out(fc2_, n_at_once_, c);
+        if (!by_unit_) {
+            hidden_x_.lay_out(fc2_, n_at_once_, c);
+        } else if (sums_integers(fc2_)) {
+            unit_ids_ = c.take<int32_t>(n * static_cast<size_t>(fc1_.n_row()));
+            unit_h_   = c.take<float>(n * static_cast<size_t>(fc1_.n_row()));
+            n_unit_   = c.take<int32_t>(n);
+        }
         x_scaled_     = c.take<float>(ffn_.pred_in_scale ? n * width : 0);
         hidden_       = c.take<float>(n * static_cast<size_t>(fc1_.n_row()));
         mask_         = c.take<uint8_t>(params_.mask ? 0 : n * n_ff);
@@ -162,11 +172,11 @@ void batch_job::start(int64_t c0) {
     }
     if (n_ > N_FEW) {
         down_.start();
-        if (by_unit_) {
-            logits_.start();
-        }
     }
     for (std::atomic<int64_t> & next : next_) {
+        next.store(0, std::memory_order_relaxed);
+    }
+    for (std::atomic<int64_t> & next : next_mask_) {
         next.store(0, std::memory_order_relaxed);
     }
 }
@@ -220,7 +230,7 @@ void batch_job::select(int ith, neuron_counts & counts) {
     every_product(pred_, PHASE_HIDDEN, ith, [&](int c, int64_t i, float product) { hidden_[c * r + i] = relu(product); });
 #pragma omp barrier
     if (by_unit_) {
-        select_by_unit(ith, counts);
+        select_by_unit(counts);
         return;
     }
     for (int64_t c; (c = take(PHASE_HIDDEN_X, n_)) >= 0;) {
@@ -231,29 +241,23 @@ void batch_job::select(int ith, neuron_counts & counts) {
     every_product(hidden_x_, PHASE_MASK, ith, [&](int c, int64_t j, float product) { mask_of(c)[j] = product > ffn_.threshold; });
 }
 
-// fc2 by hidden unit: logits are sums of rows. They lie where h will.
-void batch_job::select_by_unit(int ith, neuron_counts & counts) {
+// Sixteen columns at a time: their logits stay in L1.
+void batch_job::select_by_unit(neuron_counts & counts) {
     const int64_t r = fc1_.n_row();
-    if (n_ <= N_FEW) {
-        const int64_t slice = select_slice(n_ff_, n_, omp_get_num_threads());
+    for (int64_t c; unit_ids_ && (c = take(PHASE_HIDDEN_X, n_)) >= 0;) {
+        n_unit_[c] = list_units(hidden_ + c * r, r, unit_ids_ + c * r, unit_h_ + c * r);
+    }
+#pragma omp barrier
+    const unit_sum_fn sum = unit_sum_get(params_.kernels->isa);
+    for (int c = 0; c < n_ && !stop_.load(std::memory_order_relaxed); c += N_COLUMN_MAX) {
+        const int    n = std::min(N_COLUMN_MAX, n_ - c);
+        hidden_units units{n, hidden_ + c * r, nullptr, nullptr, sum};
+        if (unit_ids_) {
+            units = {n, unit_h_ + c * r, unit_ids_ + c * r, n_unit_ + c, sum};
+        }
+        const int64_t slice = select_slice(n_ff_, n, omp_get_num_threads());
         counts.bytes_fc2 +=
-            select_mask_by_unit(fc2_, hidden_, n_, slice, ffn_.threshold, mask_of(0), n_ff_, work_share(0, 1, &next_[PHASE_MASK]));
-        return;
-    }
-    for (int64_t c; (c = take(PHASE_HIDDEN_X, n_)) >= 0;) {
-        counts.bytes_fc2 += logits_.list(static_cast<int>(c), hidden_ + c * r) * fc2_.row_size();
-    }
-#pragma omp barrier
-    float * y[8 * PANEL_COLUMNS];
-    for (int c = 0; c < n_; ++c) {
-        y[c] = h_of(c);
-    }
-    for (int64_t u; (u = take(PHASE_MASK, logits_.n_unit())) >= 0;) {
-        logits_.sum(u, n_, y, scratch(ith));
-    }
-#pragma omp barrier
-    for (int64_t c; (c = take(PHASE_COMPARE, n_)) >= 0;) {
-        std::transform(y[c], y[c] + n_ff_, mask_of(static_cast<int>(c)), [&](float logit) { return logit > ffn_.threshold; });
+            select_mask_by_unit(fc2_, units, slice, ffn_.threshold, mask_of(c), n_ff_, work_share(0, 1, &next_mask_[c / N_COLUMN_MAX]));
     }
 }
 

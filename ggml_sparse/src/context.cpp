@@ -42,6 +42,11 @@ static ggml_sparse_mode checked_mode(const model_spec & spec, ggml_sparse_mode m
     if (mode == GGML_SPARSE_MODE_DEFAULT) {
         return spec.info.default_mode;
     }
+    if (spec.layers.empty() && mode != GGML_SPARSE_MODE_DENSE) {
+        throw error(GGML_SPARSE_ERR_UNSUPPORTED, "The file is no TurboSparse model: stock llama.cpp computes every neuron.")
+            .at("mode")
+            .expected("dense");
+    }
     if (mode == GGML_SPARSE_MODE_PREDICTED && !spec.info.has_predictor) {
         throw error(GGML_SPARSE_ERR_UNSUPPORTED, "Mode predicted needs predictors, and this file has none: use exact.")
             .at("mode")
@@ -165,12 +170,22 @@ void ggml_sparse_context::check_decode(int32_t rc) const {
     }
 }
 
+// libllama makes copies of sequences with the next batch, and says so at length.
+int32_t ggml_sparse_context::decode_quietly(const llama_batch & batch) {
+    if (!copying) {
+        return llama_decode(llama.get(), batch);
+    }
+    const host_log_scope log;
+    copying = false;
+    return llama_decode(llama.get(), batch);
+}
+
 // One llama_decode call, timed and, if it succeeds, recorded. Returns what it returned.
 int32_t ggml_sparse_context::run(const llama_batch & batch) {
     row_has_logits.clear();
     session.start_batch();
     const uint64_t begin = now_ns();
-    const int32_t  rc    = llama_decode(llama.get(), batch);
+    const int32_t  rc    = decode_quietly(batch);
     session.end_batch();
     if (rc == 0) {
         record(batch.n_tokens, now_ns() - begin);

@@ -34,13 +34,15 @@ struct ggml_sparse_context {
     int32_t                                       n_ctx = 0, n_batch = 0, n_seq_max = 1;
     int32_t                                       n_past     = 0; // of sequence 0
     bool                                          has_logits = false;
-    std::vector<bool>                             row_has_logits; // of the last decode_rows
+    std::vector<bool>                             row_has_logits;  // of the last decode_rows
+    bool                                          copying = false; // a copy of a sequence is still to be made
     int64_t                                       n_evals = 0;
     std::deque<ggml_sparse_stats>                 records;
 
   private:
     void    decode(const int32_t * tokens, int32_t n_tokens, bool all_logits, bool last);
     int32_t run(const llama_batch & batch);
+    int32_t decode_quietly(const llama_batch & batch);
     void    check_decode(int32_t rc) const;
     void    check_rows(const ggml_sparse_row * rows, int32_t n_rows) const;
     void    check_seq(int32_t seq) const;

@@ -75,6 +75,7 @@ class ffn_job {
 
     void prepare_x(const tile & t, work_share work);
     void select(const tile & t, int ith, int nth, neuron_counts & counts);
+    void select_by_unit(const tile & t, int ith, int nth, neuron_counts & counts);
     void gate_up_tile(const tile & t, work_share work, neuron_counts & counts);
     void down_tile(const tile & t, work_share work, neuron_counts & counts);
     void reduce_tile(const tile & t, work_share work);
@@ -92,6 +93,9 @@ class ffn_job {
     float *   x_scaled_ = nullptr; // [16, n_embd], x * pred_in_scale
     float *   hidden_   = nullptr; // [16, r]
     uint8_t * mask_     = nullptr; // [16, n_ff]
+    int32_t * unit_ids_ = nullptr; // [16, r], where sums_integers
+    float *   unit_h_   = nullptr; // [16, r]
+    int32_t * n_unit_   = nullptr; // [16]
     float *   h_        = nullptr; // [16, n_ff]
     float *   acc_      = nullptr; // [16, N_PIECE, n_embd]
 
@@ -134,6 +138,11 @@ void ffn_job::lay_out(carver & c) {
         x_scaled_ = c.take<float>(static_cast<size_t>(N_COLUMN_MAX * n_embd_));
         hidden_   = c.take<float>(static_cast<size_t>(N_COLUMN_MAX * fc1_.n_row()));
         mask_     = c.take<uint8_t>(static_cast<size_t>(N_COLUMN_MAX * n_ff_));
+        if (by_unit_ && sums_integers(fc2_)) {
+            unit_ids_ = c.take<int32_t>(static_cast<size_t>(N_COLUMN_MAX * fc1_.n_row()));
+            unit_h_   = c.take<float>(static_cast<size_t>(N_COLUMN_MAX * fc1_.n_row()));
+            n_unit_   = c.take<int32_t>(N_COLUMN_MAX);
+        }
     }
     h_   = c.take<float>(static_cast<size_t>(N_COLUMN_MAX * n_ff_));
     acc_ = c.take<float>(static_cast<size_t>(N_COLUMN_MAX * N_PIECE * n_embd_));
@@ -189,9 +198,7 @@ void ffn_job::select(const tile & t, int ith, int nth, neuron_counts & counts) {
     select_hidden(fc1_, columns(pred_, x, t.n), hidden_, share(PHASE_HIDDEN, ith, nth));
 #pragma omp barrier
     if (by_unit_) {
-        const int64_t slice = select_slice(n_ff_, t.n, nth);
-        counts.bytes_fc2 += select_mask_by_unit(fc2_, hidden_, t.n, slice, ffn_.threshold, mask_of(t), n_ff_, share(PHASE_MASK, ith, nth));
-#pragma omp barrier
+        select_by_unit(t, ith, nth, counts);
         return;
     }
     if (hidden_x_.copies()) {
@@ -205,6 +212,21 @@ void ffn_job::select(const tile & t, int ith, int nth, neuron_counts & counts) {
         counts.bytes_fc2 += static_cast<uint64_t>(t.n * fc2_.n_row()) * fc2_.row_size();
     }
     select_mask(fc2_, columns(hidden_x_, hidden, t.n), ffn_.threshold, mask_of(t), n_ff_, share(PHASE_MASK, ith, nth));
+#pragma omp barrier
+}
+
+void ffn_job::select_by_unit(const tile & t, int ith, int nth, neuron_counts & counts) {
+    const int64_t r = fc1_.n_row();
+    if (unit_ids_) {
+        work_share work = share(PHASE_HIDDEN_X, ith, nth);
+        for (int64_t c; (c = work.take(t.n)) >= 0;) {
+            n_unit_[c] = list_units(hidden_ + c * r, r, unit_ids_ + c * r, unit_h_ + c * r);
+        }
+#pragma omp barrier
+    }
+    const hidden_units units{t.n, unit_ids_ ? unit_h_ : hidden_, unit_ids_, n_unit_, unit_sum_get(params_.kernels->isa)};
+    const int64_t      slice = select_slice(n_ff_, t.n, nth);
+    counts.bytes_fc2 += select_mask_by_unit(fc2_, units, slice, ffn_.threshold, mask_of(t), n_ff_, share(PHASE_MASK, ith, nth));
 #pragma omp barrier
 }
 

@@ -12,14 +12,25 @@ using namespace ggml_sparse;
 ggml_sparse_model::ggml_sparse_model(const std::string & path, bool check_tensors)
     : file(path), spec(read_contract(file, check_tensors)), ffn_weights(spec), matrices(file) {
     load_llama();
+    read_meta();
+    for (const auto & w : spec.warnings) {
+        warnings += w + "\n";
+    }
+}
+
+void ggml_sparse_model::read_meta() {
     for (const auto & [name, value] : file.keys()) {
         if (!value.is_array) {
             meta.emplace(name, value.text());
         }
     }
-    for (const auto & w : spec.warnings) {
-        warnings += w + "\n";
-    }
+}
+
+void ggml_sparse_model::read_special_tokens() {
+    spec.info.token_bos = llama_vocab_bos(vocab());
+    spec.info.token_eos = llama_vocab_eos(vocab());
+    spec.info.token_eot = llama_vocab_eot(vocab());
+    spec.info.add_bos   = llama_vocab_get_add_bos(vocab());
 }
 
 static bool has_vocab(const gguf_file & file) { return file.find_key("tokenizer.ggml.model")->strings[0] != "no_vocab"; }
@@ -43,13 +54,9 @@ void ggml_sparse_model::load_llama() {
     }
     matrices.set_loaded();
     spec.info.ffn_bytes_read_at_load = view.ffn_bytes_copied();
-    if (!has_vocab(file)) {
-        return;
+    if (has_vocab(file)) {
+        read_special_tokens();
     }
-    spec.info.token_bos = llama_vocab_bos(vocab());
-    spec.info.token_eos = llama_vocab_eos(vocab());
-    spec.info.token_eot = llama_vocab_eot(vocab());
-    spec.info.add_bos   = llama_vocab_get_add_bos(vocab());
 }
 
 // --- C API -------------------------------------------------------------------------
@@ -91,7 +98,7 @@ static int32_t type_of(const ggml_sparse_matrix & m) { return m.data ? m.type : 
 ggml_sparse_status ggml_sparse_model_get_layer(const ggml_sparse_model * model, int32_t il, ggml_sparse_layer_info * info,
                                                ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
-        require_argument(il >= 0 && il < model->spec.info.n_layer, "layer index outside [0, n_layer)");
+        require_argument(il >= 0 && size_t(il) < model->spec.layers.size(), "layer index outside [0, n_layer)");
         const layer_spec & l = model->spec.layers[size_t(il)];
         *info                = {l.rank,
                                 l.ffn.threshold,

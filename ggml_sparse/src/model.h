@@ -13,6 +13,9 @@
 struct ggml_sparse_model {
     // No host checks and no self-test here: the self-test itself loads a model.
     ggml_sparse_model(const std::string & path, bool check_tensors);
+    // A file for stock llama.cpp; see stock.cpp.
+    struct stock {};
+    ggml_sparse_model(const std::string & path, stock);
     ggml_sparse_model(const ggml_sparse_model &)             = delete;
     ggml_sparse_model & operator=(const ggml_sparse_model &) = delete;
 
@@ -33,4 +36,7 @@ struct ggml_sparse_model {
 
   private:
     void load_llama();
+    void load_stock();
+    void read_meta();
+    void read_special_tokens();
 };

@@ -138,6 +138,11 @@ uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, int n,
         std::fill(acc[c], acc[c] + down_t.n_col(), 0.0f);
     }
     each_list(n_ff, piece, n, wanted, [&](const row_list & list) {
+        if (n == 1) {
+            down_t.axpy_by_id(list.n, list.ids, h, 0, down_t.n_col(), acc[0]);
+            n_rows += static_cast<uint64_t>(list.n);
+            return;
+        }
         list.each(down_t, [&](int64_t j, int64_t ahead) {
             down_t.prefetch(ahead);
             float   hs[N_COLUMN_MAX];
@@ -161,11 +166,7 @@ void down_slice(const row_reader & down_t, bool every_row, const float * h, int6
     std::fill(y, y + (c1 - c0), 0.0f);
     for (int piece = 0; piece < N_PIECE; ++piece) {
         float acc[1024] = {};
-        each_list(down_t.n_row(), piece, 1, wanted, [&](const row_list & list) {
-            for (int k = 0; k < list.n; ++k) {
-                down_t.axpy(list.ids[k], h[list.ids[k]], c0, c1, acc);
-            }
-        });
+        each_list(down_t.n_row(), piece, 1, wanted, [&](const row_list & list) { down_t.axpy_by_id(list.n, list.ids, h, c0, c1, acc); });
         for (int64_t c = 0; c < c1 - c0; ++c) {
             y[c] += acc[c];
         }

@@ -103,10 +103,8 @@ static void node_gather_axpy(ggml_tensor * dst, int ith, int nth, void *) {
         std::fill(y + c0, y + c1, 0.0f);
         for (int64_t i = 0; i < dst->src[2]->ne[0]; ++i) {
             GGML_ASSERT(ids[i] < rows.n_row());
-            if (ids[i] >= 0) {
-                rows.axpy(ids[i], h[i], c0, c1, y + c0);
-            }
         }
+        rows.axpy_ids(dst->src[2]->ne[0], ids, h, c0, c1, y + c0);
     }
 }
 

@@ -176,11 +176,7 @@ static void gather_axpy(const row_reader & rows, const float * h, const int32_t 
     for (int64_t u = 0; u < n_unit * n_tokens; ++u) {
         const int64_t t = u / n_unit, c0 = u % n_unit * N_COL_UNIT, c1 = std::min(n_col, c0 + N_COL_UNIT);
         std::fill(y + t * n_col + c0, y + t * n_col + c1, 0.0f);
-        for (int64_t i = t * n_ids; i < (t + 1) * n_ids; ++i) {
-            if (ids[i] >= 0) {
-                rows.axpy(ids[i], h[i], c0, c1, y + t * n_col + c0);
-            }
-        }
+        rows.axpy_ids(n_ids, ids + t * n_ids, h + t * n_ids, c0, c1, y + t * n_col + c0);
     }
 }
 

@@ -11,7 +11,7 @@ static constexpr int64_t L2_BYTES = 1 << 20; // of columns; half of what a core 
 
 int columns_at_once(int64_t n_k) {
     const int64_t n = L2_BYTES / std::max<int64_t>(n_k, 1) / PANEL_COLUMNS * PANEL_COLUMNS;
-    return static_cast<int>(std::clamp<int64_t>(n, PANEL_COLUMNS, 8 * PANEL_COLUMNS));
+    return static_cast<int>(std::clamp<int64_t>(n, PANEL_COLUMNS, MAX_AT_ONCE));
 }
 
 static size_t round_up_64(size_t n) { return (n + 63) / 64 * 64; }

@@ -92,7 +92,8 @@ void multiply_rows(const int32_t * ids, int n, const column_panels & x, row_tile
     }
 }
 
-// Columns to keep in L2 together: a multiple of a panel.
-int columns_at_once(int64_t n_k);
+// Columns to keep in L2 together: a multiple of a panel, at most MAX_AT_ONCE.
+constexpr int MAX_AT_ONCE = 8 * PANEL_COLUMNS;
+int           columns_at_once(int64_t n_k);
 
 } // namespace ggml_sparse

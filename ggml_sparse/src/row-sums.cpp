@@ -66,12 +66,13 @@ void row_sums::prefetch(int64_t tile, int64_t e0, int64_t e1) const {
 bool row_sums::unpack(int64_t tile, int64_t e0, int64_t e1, float * unpacked) const {
     bool any = false;
     for (int64_t r = 0; r < N_ROW; ++r) {
-        const int64_t j = row_of(tile, r);
+        const int32_t j = static_cast<int32_t>(row_of(tile, r));
         if (!is_used(j)) {
             continue;
         }
-        float w[WIDTH] = {};
-        rows_.axpy(j, 1.0f, e0, e1, w);
+        float       w[WIDTH] = {};
+        const float one      = 1;
+        rows_.axpy_ids(1, &j, &one, e0, e1, w);
         for (int64_t s = 0; s < N_SLICE; ++s) {
             std::memcpy(unpacked + (s * N_ROW + r) * SLICE_COLUMNS, w + s * SLICE_COLUMNS, SLICE_COLUMNS * sizeof(float));
         }

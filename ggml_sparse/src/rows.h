@@ -29,9 +29,14 @@ class row_reader {
     float dot(int64_t i, const void * x, int64_t ahead) const { return dot_(n_col_, row(i), x, row(ahead)); }
     float dot(int64_t i, const void * x) const { return dot(i, x, i); }
 
-    // y[c] = fma(h, row[c], y[c]) for c0 <= c < c1, both at a block's edge; y points at c0.
-    void axpy(int64_t i, float h, int64_t c0, int64_t c1, float * y) const;
-    // The same for several columns (y[k] += h[k] * row), the row being unpacked once.
+    // Up to AXPY_ROWS rows: y[c] = fma(h[k], row[ids[k]][c], y[c]) for k = 0 .. n - 1 in turn and c0 <= c < c1,
+    // both at a block's edge; y points at c0. Meanwhile rows ahead[k] are brought to L2.
+    void axpy(int n, const int32_t * ids, const int32_t * ahead, const float * h, int64_t c0, int64_t c1, float * y) const;
+    // The same for any number of rows, those of ids < 0 left out.
+    void axpy_ids(int64_t n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const;
+    // The same for n rows, the factor of row id being h[id].
+    void axpy_by_id(int n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const;
+    // One row for several columns (y[k] += h[k] * row), being unpacked once.
     void axpy_columns(int64_t i, int n, const float * h, float * const * y) const { axpy_columns(i, n, h, 0, n_col_, y); }
     void axpy_columns(int64_t i, int n, const float * h, int64_t c0, int64_t c1, float * const * y) const;
 

@@ -110,6 +110,7 @@ void ggml_sparse_context::seq_copy(int32_t from, int32_t to) {
     llama_memory_t memory = llama_get_memory(llama.get());
     llama_memory_seq_rm(memory, to, 0, -1);
     llama_memory_seq_cp(memory, from, to, -1, -1);
+    copying = true;
     if (to == 0) {
         n_past     = seq_n_past(0);
         has_logits = false;

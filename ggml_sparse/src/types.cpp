@@ -14,7 +14,7 @@ namespace ggml_sparse {
 
 static const std::array<weight_type, SPARSE_TYPE_COUNT> & weight_types() {
     static const std::array<weight_type, SPARSE_TYPE_COUNT> types = {{
-#define SPARSE_TYPE(NAME, name, FORM, AXPY)                                                                                                \
+#define SPARSE_TYPE(NAME, name, FORM)                                                                                                      \
     {GGML_TYPE_##NAME,    #name,                                                                                                           \
      x_form::FORM,        x_form::FORM == x_form::F32 ? GGML_TYPE_F32 : GGML_TYPE_Q8_0,                                                    \
      SPARSE_INDEX_##NAME, ggml_get_type_traits(GGML_TYPE_##NAME)->blck_size},

@@ -70,24 +70,29 @@ static void dots(const bench_case & c, int64_t i0, int64_t i1) {
 }
 
 static void axpys(const bench_case & c, int64_t i0, int64_t i1) {
-    float * y = c.y + omp_get_thread_num() * N_COL;
-    for (int64_t i = i0; i < i1; ++i) {
-        c.rows.prefetch(std::min(i + 2, i1 - 1));
-        c.rows.axpy(i, 1e-6f, 0, N_COL, y);
+    float *     y            = c.y + omp_get_thread_num() * N_COL;
+    const float h[AXPY_ROWS] = {1e-6f, 2e-6f, 3e-6f, 4e-6f};
+    for (int64_t i = i0; i + AXPY_ROWS <= i1; i += AXPY_ROWS) {
+        int32_t ids[AXPY_ROWS], ahead[AXPY_ROWS];
+        for (int k = 0; k < AXPY_ROWS; ++k) {
+            ids[k]   = int32_t(i) + k;
+            ahead[k] = int32_t(std::min(i + AXPY_ROWS + k, i1 - 1));
+        }
+        c.rows.axpy(AXPY_ROWS, ids, ahead, h, 0, N_COL, y);
     }
 }
 
 static void report(const char * what, const bench_case & c, int n_threads, void (*run)(const bench_case &, int64_t, int64_t)) {
-    const double  size  = double(c.rows.row_size());
-    const int64_t n     = c.rows.n_row(), n_near = int64_t(N_BYTES_NEAR) / int64_t(c.rows.row_size());
+    const double  size = double(c.rows.row_size());
+    const int64_t n = c.rows.n_row(), n_near = int64_t(N_BYTES_NEAR) / int64_t(c.rows.row_size());
     const int     n_rep = 100;
     const double  near  = best([&] {
-                             for (int r = 0; r < n_rep; ++r) {
-                                 run(c, 0, n_near);
-                             }
-                         }) /
-                         double(n_rep * n_near);
-    const double far = best([&] {
+                            for (int r = 0; r < n_rep; ++r) {
+                                run(c, 0, n_near);
+                            }
+                          }) /
+                          double(n_rep * n_near);
+    const double  far   = best([&] {
 #pragma omp parallel num_threads(n_threads)
         run(c, n * omp_get_thread_num() / n_threads, n * (omp_get_thread_num() + 1) / n_threads);
     });

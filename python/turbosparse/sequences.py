@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from . import _native as native
 from .errors import ArgumentError
-from .model import Model
+from .model import LayerInfo, Model
 from .sampling import Sampler
 
 ffi, lib = native.ffi, native.lib
@@ -35,12 +35,26 @@ class SequenceModel(Model):
     Args:
         n_ctx: tokens of each sequence.
         n_seq: 1 .. 64.
+        stock: open a GGUF file of another architecture, which stock llama.cpp evaluates: every
+            neuron, no counters, mode "dense" only.
         options: as Model.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, n_seq: int, **options: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, n_seq: int, stock: bool = False, **options: Any) -> None:
         self.n_seq = n_seq
-        super().__init__(path, **options)
+        self.stock = stock
+        # libllama maps a stock file by itself; a copy of our mapping would be read by nobody
+        super().__init__(path, **{**options, **({"memory": "mapped"} if stock else {})})
+
+    def _load(self, path: str | os.PathLike[str], check_tensors: bool) -> Any:
+        if not self.stock:
+            return super()._load(path, check_tensors)
+        error, out = native.new_error(), ffi.new("struct ggml_sparse_model **")
+        native.check(lib.ggml_sparse_model_load_stock(os.fsencode(path), out, error), error)
+        return native.own(out[0], lib.ggml_sparse_model_free)
+
+    def _read_layers(self) -> tuple[LayerInfo, ...]:
+        return () if self.stock else super()._read_layers()
 
     def _create_context(self, params: Any) -> Any:
         params.n_seq_max = self.n_seq
@@ -67,19 +81,6 @@ class SequenceModel(Model):
         token, error = ffi.new("int32_t *"), native.new_error()
         native.check(lib.ggml_sparse_sampler_sample_row(sampler._handle, self._context, row, token, error), error)
         return int(token[0])
-
-    def hidden_states(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """States after the last norm, float32 [n_tokens, n_embd]; sequence 0 is forgotten.
-
-        Raises:
-            ContextOverflowError, CancelledError, BackendError.
-        """
-        ids, error = self._ids(tokens), native.new_error()
-        states = np.empty((len(ids), self.info.n_embd), dtype=np.float32)
-        out = ffi.from_buffer("float[]", states, require_writable=True)
-        pointer = ffi.from_buffer("int32_t[]", ids)
-        native.check(lib.ggml_sparse_context_embed(self._context, pointer, len(ids), out, error), error)
-        return states
 
     def stop_decode(self) -> None:
         """Make the decode under way, or the next one, raise CancelledError. Any thread."""

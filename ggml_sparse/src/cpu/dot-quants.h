@@ -48,19 +48,19 @@ inline void vq_load_nibbles(const uint8_t * w, int stride, vq & a, vq & b) {
 
 struct q4_0_row {
     static constexpr int  BYTES   = 18;
-    static constexpr int  SHIFT   = 3; // OFFSET = 1 << SHIFT, 0: none
+    static constexpr int  OFFSET  = 8;
     static constexpr bool HAS_MIN = false;
     static void           quants(const uint8_t * w, vq & a, vq & b) { vq_load_nibbles(w + 2, 4 * BYTES, a, b); }
 };
 struct q4_1_row {
     static constexpr int  BYTES   = 20;
-    static constexpr int  SHIFT   = 0;
+    static constexpr int  OFFSET  = 0;
     static constexpr bool HAS_MIN = true;
     static void           quants(const uint8_t * w, vq & a, vq & b) { vq_load_nibbles(w + 4, 4 * BYTES, a, b); }
 };
 struct q5_0_row {
     static constexpr int  BYTES   = 22;
-    static constexpr int  SHIFT   = 4;
+    static constexpr int  OFFSET  = 16;
     static constexpr bool HAS_MIN = false;
     static void           quants(const uint8_t * w, vq & a, vq & b) {
         vq_load_nibbles(w + 6, 4 * BYTES, a, b);
@@ -69,16 +69,16 @@ struct q5_0_row {
 };
 struct q5_1_row {
     static constexpr int  BYTES   = 24;
-    static constexpr int  SHIFT   = 0;
+    static constexpr int  OFFSET  = 0;
     static constexpr bool HAS_MIN = true;
     static void           quants(const uint8_t * w, vq & a, vq & b) {
         vq_load_nibbles(w + 8, 4 * BYTES, a, b);
         vq_add_fifth_bits(w + 4, 4 * BYTES, a, b);
     }
 };
-struct q8_0_row {
+struct q8_0_row { // signed
     static constexpr int  BYTES   = 34;
-    static constexpr int  SHIFT   = SIGNED_SHIFT;
+    static constexpr int  OFFSET  = 0;
     static constexpr bool HAS_MIN = false;
     static void           quants(const uint8_t * w, vq & a, vq & b) {
         a = vq_gather(w + 2, 4 * BYTES);
@@ -86,13 +86,24 @@ struct q8_0_row {
     }
 };
 
+// Dot of two pieces of 16, and what it has too much of: 1 << shift times the sum of x.
 inline vi dot_halves(const q8_0_row *, vq a, const int8_t * x, vq b, const int8_t * y) {
     return vi_dot2_signed(a, vq_load(x), b, vq_load(y));
 }
 inline vi dot_halves(const void *, vq a, const int8_t * x, vq b, const int8_t * y) { return vi_dot2(a, vq_load(x), b, vq_load(y)); }
 
+template <typename row> constexpr int shift_of(const row *) { return row::OFFSET == 16 ? 4 : row::OFFSET == 8 ? 3 : 0; }
+constexpr int                         shift_of(const q8_0_row *) { return SIGNED_SHIFT; }
+
+// Sixteen bytes of nibbles at `bytes` of a unit: low ones are elements low .. low + 15 of it.
+struct nibbles_place {
+    int bytes, low, high;
+};
+
 template <typename row> struct block_dot {
     static constexpr int BYTES = UNIT_BLOCKS * row::BYTES;
+
+    static constexpr nibbles_place nibbles(int i) { return {i * row::BYTES + row::BYTES - 16, 32 * i, 32 * i + 16}; }
 
     // Dots of blocks p * W .. p * W + W - 1.
     static vi ints(const uint8_t * w, const x_unit & x, int p) {
@@ -103,8 +114,9 @@ template <typename row> struct block_dot {
             row::quants(w + (p * W + g) * row::BYTES, a, b);
             v[g] = dot_halves(static_cast<const row *>(nullptr), a, q, b, q + 64);
         }
-        const vi all = vi_transpose_add(v[0], v[1], v[2], v[3]);
-        return row::SHIFT ? vi_sub(all, vi_shift_left(vi_load(x.sums[0] + p * W), row::SHIFT)) : all;
+        const vi      all   = vi_transpose_add(v[0], v[1], v[2], v[3]);
+        constexpr int shift = shift_of(static_cast<const row *>(nullptr));
+        return shift ? vi_sub(all, vi_shift_left(vi_load(x.sums[0] + p * W), shift)) : all;
     }
 
     static void add(const uint8_t * w, const x_unit & x, vf * acc) {
@@ -156,25 +168,43 @@ struct q5_K_row {
 template <typename row> struct super4_dot {
     static constexpr int BYTES = 2 * row::BYTES;
 
-    // Of the even and odd blocks in the kth W / 4 groups.
-    static void group_sums(const uint8_t * w, const x_unit & x, int k, vi * v) {
-        const int       super = k / N_PART, first = k % N_PART * (W / 4);
-        const uint8_t * ws = w + super * row::BYTES;
-        const int8_t *  q  = x.quants + super * 256 + 16 * first;
+    // The kth W / 4 groups: where in the order of x their even blocks' first halves lie; the second
+    // halves, then the odd blocks' follow 64 elements apart. quants() gives the four.
+    static constexpr int super(int k) { return k / N_PART; }
+    static constexpr int first(int k) { return k % N_PART * (W / 4); }
+    static constexpr int place(int k) { return super(k) * 256 + 16 * first(k); }
+
+    static void quants(const uint8_t * w, int k, vq * q) {
+        const uint8_t * ws = w + super(k) * row::BYTES;
         vq              a, b;
-        vq_split(ws + row::QUANTS + 32 * first, a, b);
-        vq even0 = vq_low(a), even1 = vq_low(b), odd0 = vq_high(a), odd1 = vq_high(b);
-        row::add_bits(ws, first, even0, even1, odd0, odd1);
-        v[0] = vi_dot2(even0, vq_load(q), even1, vq_load(q + 64));
-        v[1] = vi_dot2(odd0, vq_load(q + 128), odd1, vq_load(q + 192));
+        vq_split(ws + row::QUANTS + 32 * first(k), a, b);
+        q[0] = vq_low(a);
+        q[1] = vq_low(b);
+        q[2] = vq_high(a);
+        q[3] = vq_high(b);
+        row::add_bits(ws, first(k), q[0], q[1], q[2], q[3]);
+    }
+
+    static constexpr nibbles_place nibbles(int i) {
+        const int low = i / 8 * 256 + i % 8 / 2 * 64 + i % 2 * 16;
+        return {i / 8 * row::BYTES + row::QUANTS + i % 8 * 16, low, low + 32};
+    }
+
+    // Of the even and the odd blocks in the kth groups.
+    static void sums(const uint8_t * w, const x_unit & x, int k, vi * v) {
+        const int8_t * at = x.quants + place(k);
+        vq             q[4];
+        quants(w, k, q);
+        v[0] = vi_dot2(q[0], vq_load(at), q[1], vq_load(at + 64));
+        v[1] = vi_dot2(q[2], vq_load(at + 128), q[3], vq_load(at + 192));
     }
 
     static void add(const uint8_t * w, const x_unit & x, vf * acc) {
         for (int p = 0; p < N_PART; ++p) {
             vi v[4];
             vf d, m;
-            group_sums(w, x, 2 * p, v);
-            group_sums(w, x, 2 * p + 1, v + 2);
+            sums(w, x, 2 * p, v);
+            sums(w, x, 2 * p + 1, v + 2);
             load_k_scales<row::BYTES>(w, p, d, m);
             add_minimum(m, x, p, acc[p]);
             add_products(vi_pairs_in_order(vi_transpose_add(v[0], v[1], v[2], v[3])), d, x, p, acc[p]);
@@ -191,14 +221,20 @@ struct q6_K_row {
 struct super6_dot {
     static constexpr int BYTES = 2 * q6_K_row::BYTES;
 
+    // The kth vector of low nibbles and their high bits (a), and the high nibbles 64 elements on (b).
+    // Returns where they lie.
+    static int quants(const uint8_t * w, int k, vq & a, vq & b) {
+        const int at = 4 * W * k, super = at / 128, half = at / 64 % 2, i = at % 64;
+        vq_load_six_bits(w + super * q6_K_row::BYTES, half, i, a, b);
+        return super * 256 + half * 128 + i;
+    }
+
     // even, odd: dots of the first and second halves of blocks p * W ..
     static void ints(const uint8_t * w, const x_unit & x, int p, vi & even, vi & odd) {
         vi low[4], high[4];
         for (int k = 0; k < 4; ++k) {
-            const int at = (4 * p + k) * 4 * W, super = at / 128, half = at / 64 % 2, i = at % 64;
-            vq        a, b;
-            vq_load_six_bits(w + super * q6_K_row::BYTES, half, i, a, b);
-            const int8_t * q = x.quants + super * 256 + half * 128 + i;
+            vq             a, b;
+            const int8_t * q = x.quants + quants(w, 4 * p + k, a, b);
             low[k]           = vi_dot(a, vq_load(q));
             high[k]          = vi_dot(b, vq_load(q + 64));
         }

@@ -448,7 +448,7 @@ template <typename type> constexpr tile_kernels float_kernels() { return {0, 0, 
 #define TILE_SUPER6(name) planar_kernels<name##_tile>()
 
 constexpr tile_kernels TILES[] = {
-#define SPARSE_TYPE(NAME, name, FORM, AXPY) TILE_##FORM(name),
+#define SPARSE_TYPE(NAME, name, FORM) TILE_##FORM(name),
 #include "../quants.def"
 #undef SPARSE_TYPE
 };

@@ -1,14 +1,15 @@
 #pragma once
 
 // The contract of the CPU kernels. kernels.cpp is compiled once per instruction set, each
-// object exports one table; dispatch.cpp picks. A null entry means: ggml's type traits.
+// object exports one table; dispatch.cpp picks.
 //
 // dot   w . x over n elements; w is one row, x is prepared for its type (types.h x_prepare).
 //       Sums in an order that depends on n alone, so that a row's bits never depend on
 //       its neighbours. Accumulates in F32, products of quants in int32. `ahead` is a row
 //       that is wanted soon (any readable row will do): it is prefetched line by line.
-// axpy  y[i] = fma(h, w[i], y[i]) for i < n, w[i] being the dequantised F32: one rounding
-//       per element (GENERIC rounds once to double first), whatever the vector width.
+// axpy  y[i] = fma(h[r], w[r][i], y[i]) for i < n, r = 0 .. n_row - 1 in turn (1 to AXPY_ROWS
+//       rows), w[r][i] being the dequantised F32: one rounding per element and row (GENERIC
+//       rounds once to double first), whatever the vector width. Prefetches ahead[r].
 //
 // n is > 0 and a multiple of the type's block. w, x and y need no alignment.
 
@@ -19,7 +20,9 @@
 namespace ggml_sparse {
 
 using dot_fn  = float (*)(int64_t n, const void * w, const void * x, const void * ahead);
-using axpy_fn = void (*)(int64_t n, float h, const void * w, float * y);
+using axpy_fn = void (*)(int64_t n, int n_row, const float * h, const void * const * w, const void * const * ahead, float * y);
+
+constexpr int AXPY_ROWS = 4;
 
 struct row_kernels {
     dot_fn  dot;
@@ -27,7 +30,7 @@ struct row_kernels {
 };
 
 enum sparse_type_index {
-#define SPARSE_TYPE(NAME, name, FORM, AXPY) SPARSE_INDEX_##NAME,
+#define SPARSE_TYPE(NAME, name, FORM) SPARSE_INDEX_##NAME,
 #include "../quants.def"
 #undef SPARSE_TYPE
     SPARSE_TYPE_COUNT

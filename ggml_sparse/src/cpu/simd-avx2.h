@@ -54,6 +54,7 @@ template <int STRIDE> inline vf vf_load_halfs(const uint8_t * w) {
 
 inline __m128i load_piece(const uint8_t * w) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(w)); }
 inline vq      vq_load(const void * p) { return _mm256_loadu_si256(static_cast<const __m256i *>(p)); }
+inline void    vq_store(int8_t * p, vq a) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a); }
 inline vq      vq_low(vq a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
 inline vq      vq_high(vq a) { return vq_low(_mm256_srli_epi16(a, 4)); }
 inline vq      vq_repeat(const uint8_t * w) { return _mm256_broadcastsi128_si256(load_piece(w)); }
@@ -142,19 +143,6 @@ inline void load_q6_scales(const uint8_t * w, int p, vf & even, vf & odd) {
     const vf        d  = vf_set1(load_half(ws + 208));
     even               = vf_mul(d, vf_from(_mm256_cvtepi16_epi32(_mm_srai_epi16(_mm_slli_epi16(s, 8), 8))));
     odd                = vf_mul(d, vf_from(_mm256_cvtepi16_epi32(_mm_srai_epi16(s, 8))));
-}
-
-// --- axpy -------------------------------------------------------------------------------
-
-// d * (nibble - 8), 32 floats of one block.
-inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
-    const __m128i p = load_piece(w), eight = _mm_set1_epi8(8), m = _mm_set1_epi8(15);
-    const __m128i lo = _mm_sub_epi8(_mm_and_si128(p, m), eight), hi = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(p, 4), m), eight);
-    const vf      s = vf_set1(d);
-    v[0]            = vf_mul(s, vf_from(_mm256_cvtepi8_epi32(lo)));
-    v[1]            = vf_mul(s, vf_from(_mm256_cvtepi8_epi32(_mm_srli_si128(lo, 8))));
-    v[2]            = vf_mul(s, vf_from(_mm256_cvtepi8_epi32(hi)));
-    v[3]            = vf_mul(s, vf_from(_mm256_cvtepi8_epi32(_mm_srli_si128(hi, 8))));
 }
 
 } // namespace

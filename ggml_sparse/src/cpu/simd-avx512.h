@@ -54,6 +54,7 @@ template <int STRIDE> inline vf vf_load_halfs(const uint8_t * w) {
 // --- quants --------------------------------------------------------------------------
 
 inline vq      vq_load(const int8_t * p) { return _mm512_loadu_si512(p); }
+inline void    vq_store(int8_t * p, vq a) { _mm512_storeu_si512(p, a); }
 inline vq      vq_low(vq a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 inline vq      vq_high(vq a) { return vq_low(_mm512_srli_epi16(a, 4)); }
 inline __m128i load_piece(const uint8_t * w) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(w)); }
@@ -145,16 +146,17 @@ inline void load_q6_scales(const uint8_t * w, int, vf & even, vf & odd) {
     odd             = vf_mul(d, vf_from(_mm512_permutex2var_epi32(s0, _mm512_add_epi32(at, _mm512_set1_epi32(1)), s1)));
 }
 
-// --- axpy -------------------------------------------------------------------------------
+// --- tables of sixteen values -------------------------------------------------------------
 
-// d * (nibble - 8), 32 floats of one block: every value is one of sixteen.
-inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
-    const __m128i q   = _mm_loadu_si128(reinterpret_cast<const __m128i *>(w));
-    const __m512  lut = _mm512_mul_ps(_mm512_set1_ps(d), _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7));
-    const __m512i all = _mm512_cvtepu8_epi32(q);
-    v[0]              = _mm512_permutexvar_ps(all, lut); // uses the low four bits of each lane
-    v[1]              = _mm512_permutexvar_ps(_mm512_srli_epi32(all, 4), lut);
+#define SIMD_HAS_TABLES
+
+inline vf vf_table(float d, float m) { // d * i + m
+    const vf i = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return vf_fma(vf_set1(d), i, vf_set1(m));
 }
+inline vf vf_look_up(vf table, vi i) { return _mm512_permutexvar_ps(i, table); } // by the low four bits
+inline vi vi_load_bytes(const uint8_t * w) { return _mm512_cvtepu8_epi32(load_piece(w)); }
+inline vi vi_shift_right(vi a, int n) { return _mm512_srli_epi32(a, static_cast<unsigned>(n)); }
 
 } // namespace
 } // namespace ggml_sparse

@@ -88,7 +88,8 @@ inline vq vq_load(const void * p) {
     memcpy(r.v, p, sizeof(r.v));
     return r;
 }
-inline vq vq_low(const vq & a) {
+inline void vq_store(int8_t * p, const vq & a) { memcpy(p, a.v, sizeof(a.v)); }
+inline vq   vq_low(const vq & a) {
     return vq_make([&](int i) { return a.v[i] & 15; });
 }
 inline vq vq_high(const vq & a) {
@@ -191,15 +192,6 @@ inline void load_q6_scales(const uint8_t * w, int p, vf & even, vf & odd) {
     const float     d  = load_half(ws + 208);
     even               = vf_make([=](int i) { return d * static_cast<float>(static_cast<int8_t>(ws[192 + 2 * i])); });
     odd                = vf_make([=](int i) { return d * static_cast<float>(static_cast<int8_t>(ws[193 + 2 * i])); });
-}
-
-// --- axpy -------------------------------------------------------------------------------
-
-// d * (nibble - 8), 32 floats of one block.
-inline void vf_load_nibbles(const uint8_t * w, float d, vf * v) {
-    for (int k = 0; k < 32 / W; ++k) {
-        v[k] = vf_make([=](int i) { return d * static_cast<float>((w[(k * W + i) % 16] >> (k * W + i) / 16 * 4 & 15) - 8); });
-    }
 }
 
 } // namespace

@@ -316,11 +316,13 @@ class FakeEngine:
 
     async def _run(self, job: FakeJob) -> AsyncIterator[Event]:
         try:
-            slot = await self._admit(job)
+            slot, ended = await self._admit(job), False
             try:
                 async for event in _Generation(self, job, slot).events():
+                    ended = isinstance(event, Done)
                     yield event
             finally:
+                self._metrics.requests_cancelled += job.cancelled.is_set() and not ended  # nobody read to the end
                 slot.job = None
                 async with self._free:
                     self._free.notify_all()

@@ -21,6 +21,7 @@ from .scheduler import Scheduler
 
 DEFAULT_PARALLEL = 4
 MAX_WAITING = 64
+STOCK_NOTE = "The file's architecture is {}, not turbosparse: stock llama.cpp runs it and computes every neuron."
 
 
 class LiveEngine:
@@ -198,10 +199,20 @@ def _check(request: Request, card: ModelCard) -> None:
 
 
 def open_model(path: Path, options: LoadOptions) -> SequenceModel:
-    """The model with its sequences. Raises as Model."""
+    """The model with its sequences; a file of another architecture through stock llama.cpp. Raises as Model."""
+    try:
+        return _open(path, options, stock=False)
+    except UnsupportedModelError as error:
+        if error.where != "general.architecture" or error.found in ("", "turbosparse"):
+            raise
+    return _open(path, replace(options, mode=None), stock=True)
+
+
+def _open(path: Path, options: LoadOptions, stock: bool) -> SequenceModel:
     return SequenceModel(
         path,
         n_seq=options.n_parallel or DEFAULT_PARALLEL,
+        stock=stock,
         mode=options.mode,
         n_ctx=options.n_ctx,
         n_threads=options.n_threads,
@@ -215,19 +226,19 @@ def open_model(path: Path, options: LoadOptions) -> SequenceModel:
 
 def describe(model: SequenceModel, options: LoadOptions) -> ModelCard:
     """What clients may know of a model."""
-    info = model.info
+    info, sparse = model.info, not model.stock
     special = {name: model.piece(token, special=True) if token >= 0 else b"" for name, token in _tokens(model)}
     return ModelCard(
         id=model.path.stem,
         name=model.meta("general.name") or model.path.stem,
         path=str(model.path),
         created=int(time()),
-        sparse=True,
-        note="",
-        architecture="turbosparse",
-        activation=info.activation,
-        modes=tuple(mode for mode in MODES if mode != "predicted" or info.has_predictor),
-        default_mode=model.mode,
+        sparse=sparse,
+        note="" if sparse else STOCK_NOTE.format(info.base_architecture),
+        architecture="turbosparse" if sparse else info.base_architecture,
+        activation=info.activation if sparse else "",
+        modes=tuple(mode for mode in MODES if mode != "predicted" or info.has_predictor) if sparse else (),
+        default_mode=model.mode if sparse else "",
         has_predictor=info.has_predictor,
         n_ctx=model.n_ctx,
         n_ctx_train=info.n_ctx_train,

@@ -79,7 +79,12 @@ class _Shape:
         n_ctx, n_parallel = self.n_ctx(options), options.n_parallel or 1
         compute = 4 * (CHUNK * (8 * self.n_embd + 3 * self.n_ff + n_ctx) + (1 + n_parallel) * self.n_vocab)
         return (
-            Pool("weights", "mapped file", self.bytes_file, "the file's size; read where it lies, no copy is made"),
+            Pool(
+                "weights",
+                "mapped file",
+                self.bytes_file,
+                "the file's size; mapped, or copied into large pages where there is room",
+            ),
             Pool("kv", "ram", self.kv_bytes(options), f"{n_parallel} x {n_ctx} tokens in {options.kv_type}; derived"),
             Pool("compute", "ram", compute, "activations of one batch; estimated"),
         )

@@ -147,12 +147,13 @@ class Call:
 class CallParser:
     """Splits text that comes piece by piece into content and calls.
 
-    What stands between the tags and is no call is content, tags included.
+    What stands between the tags and is no call is content, tags included; white space after a call is not.
     """
 
     def __init__(self) -> None:
         self._held = ""
         self._inside = False
+        self._after_call = False
         self.calls: list[Call] = []
 
     def push(self, text: str) -> tuple[str, list[Call]]:
@@ -167,19 +168,19 @@ class CallParser:
             if self._inside:
                 shown += self._close(self._held[:at])
             else:
-                shown += self._held[:at]
+                shown += self._content(self._held[:at])
             self._held = self._held[at + len(mark) :]
             self._inside = not self._inside
         if not self._inside:
             keep = len(self._held) - _overlap(self._held)
-            shown, self._held = shown + self._held[:keep], self._held[keep:]
-        return self._trimmed(shown), self.calls[before:]
+            shown, self._held = shown + self._content(self._held[:keep]), self._held[keep:]
+        return shown, self.calls[before:]
 
     def finish(self) -> tuple[str, list[Call]]:
         """The same for what was held back; an unfinished but whole call counts."""
         held, self._held = self._held, ""
         if not self._inside:
-            return self._trimmed(held), []
+            return self._content(held), []
         self._inside, before = False, len(self.calls)
         text = self._close(held, end="")
         return text, self.calls[before:]
@@ -187,13 +188,15 @@ class CallParser:
     def _close(self, inner: str, end: str = CLOSE) -> str:
         call = _call(inner, len(self.calls))
         if call is None:
-            return f"{OPEN}{inner}{end}"
+            return self._content(f"{OPEN}{inner}{end}")
         self.calls.append(call)
+        self._after_call = True
         return ""
 
-    def _trimmed(self, text: str) -> str:
-        """White space between and after calls is no content."""
-        return "" if self.calls and not text.strip() else text
+    def _content(self, text: str) -> str:
+        text = text.lstrip() if self._after_call else text
+        self._after_call = self._after_call and not text
+        return text
 
 
 def _call(text: str, index: int) -> Call | None:
