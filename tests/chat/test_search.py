@@ -63,6 +63,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """100,000 messages in 1,000 conversations, and one of 2,000 messages."""
     draw = random.Random(1)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(8000)]
+    texts = ["the " + " ".join(draw.choices(words, k=12)) for _ in range(4001)]
     with Store(tmp_path_factory.mktemp("big")) as store, store.db.transaction():
         for c in range(1, 1002):
             key = store.create(f"conversation {c}").id
