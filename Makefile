@@ -13,7 +13,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 NATIVE_SOURCES := $(shell find ggml_sparse -type f) python/turbosparse/_native/build_ffi.py pyproject.toml
 
-.PHONY: help setup demo chat test test-torch test-mutation test-e2e train-smoke bench lint format clean
+.PHONY: help setup demo chat test test-torch test-mutation test-e2e train-smoke bench bench-regress lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -21,7 +21,7 @@ help:
 	@echo 'make test-e2e       the chat in a real Chromium (where there is one)'
 	@echo 'make test-mutation  show that broken code turns the tests red'
 	@echo 'make train-smoke    SwiGLU to dReLU on SmolLM2, at tiny scale'
-	@echo 'make bench          benchmarks'
+	@echo 'make bench          benchmarks (make bench-regress BASE=REV: is this tree slower?)'
 	@echo 'make chat           chat with the bundled model in the terminal'
 	@echo 'make lint format    ruff, mypy, clang-format'
 
@@ -79,7 +79,12 @@ test-mutation: setup $(VENV)/.smollm2
 	$(PY) tests/mutation/run.py
 
 bench: setup
-	$(PY) -m pytest bench -s --benchmark-columns=min,median,rounds
+	$(PY) -m pytest bench -q --benchmark-columns=min,median,rounds --benchmark-storage=file://./build/benchmarks \
+	  --benchmark-autosave --benchmark-save-data
+
+# BASE is any commit: it is built in build/regress/ and takes turns with this tree
+bench-regress: setup
+	$(PY) -m bench.regress --base $(or $(BASE),HEAD)
 
 lint: setup
 	$(BIN)/ruff check .

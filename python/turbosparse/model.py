@@ -363,6 +363,7 @@ class Model:
 
     def truncate(self, n_past: int) -> None:
         """Keep the first `n_past` tokens of the sequence, forget the rest."""
+        self.canceller.check_idle()
         error = native.new_error()
         native.check(lib.ggml_sparse_context_truncate(self._context, n_past, error), error)
 
@@ -371,7 +372,7 @@ class Model:
         self.truncate(0)
 
     def take_turn(self) -> int:
-        """The sequence's number for the generation that has just evaluated its prompt; see check_turn."""
+        """The sequence's number for the generation that begins now; see check_turn."""
         self._turn += 1
         return self._turn
 

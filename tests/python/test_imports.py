@@ -24,6 +24,7 @@ LEVELS = {
     "ops": 2,
     "bandwidth": 2,
     "model_info": 1,
+    "options": 1,
     "model": 3,
     "sequences": 4,
     "chat_template": 4,
