@@ -99,10 +99,12 @@ enum ggml_sparse_activation {
 };
 
 enum ggml_sparse_isa {
-    GGML_SPARSE_ISA_AUTO   = 0, // the best that this CPU can run
+    GGML_SPARSE_ISA_AUTO    = 0, // the best that this CPU can run
     GGML_SPARSE_ISA_GENERIC = 1, // portable C
-    GGML_SPARSE_ISA_AVX2   = 2,
-    GGML_SPARSE_ISA_AVX512 = 3,
+    GGML_SPARSE_ISA_AVX2    = 2,
+    GGML_SPARSE_ISA_AVX512  = 3, // with VNNI
+    GGML_SPARSE_ISA_AVXVNNI = 4, // AVX2 with 256-bit VNNI
+    GGML_SPARSE_ISA_NEON    = 5, // with dot products
 };
 
 struct ggml_sparse_model;

@@ -125,7 +125,7 @@ int main(int argc, char ** argv) {
     printf("%d threads read %.1f GB/s\n", n_threads, read_speed(data.data(), n_threads));
     for (int i = 0; i < weight_type_count(); ++i) {
         const weight_type & wt = weight_type_at(i);
-        for (int isa = GGML_SPARSE_ISA_GENERIC; isa <= GGML_SPARSE_ISA_AVX512; ++isa) {
+        for (int isa = GGML_SPARSE_ISA_GENERIC; isa <= GGML_SPARSE_ISA_NEON; ++isa) {
             const sparse_kernels * kernels = sparse_kernels_get(static_cast<ggml_sparse_isa>(isa));
             if (kernels && (argc <= 2 || !strcmp(argv[2], "all") || !strcmp(argv[2], wt.name)) && (argc <= 3 || atoi(argv[3]) == isa)) {
                 run_type(wt, *kernels, data.data(), n_threads);

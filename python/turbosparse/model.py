@@ -41,7 +41,9 @@ ISAS: Mapping[str, int] = {
     "auto": lib.GGML_SPARSE_ISA_AUTO,
     "generic": lib.GGML_SPARSE_ISA_GENERIC,
     "avx2": lib.GGML_SPARSE_ISA_AVX2,
+    "avxvnni": lib.GGML_SPARSE_ISA_AVXVNNI,
     "avx512": lib.GGML_SPARSE_ISA_AVX512,
+    "neon": lib.GGML_SPARSE_ISA_NEON,
 }
 KV_TYPES: Mapping[str, int] = {"f32": 0, "f16": 1, "q8_0": 8}  # enum ggml_type, part of the GGUF format
 FLASH_ATTN: Mapping[str, int] = {"auto": -1, "off": 0, "on": 1}
@@ -216,7 +218,7 @@ class Model:
         kv_type: "f16", "f32" or "q8_0".
         flash_attn: "auto", "on" or "off" (off makes whole models bit-equal for any n_threads).
         n_batch, n_ubatch: tokens per llama_decode and per graph; None = 2048 and 512.
-        isa: "auto", or an instruction set to force: "generic", "avx2", "avx512".
+        isa: "auto", or an instruction set to force: "generic", "avx2", "avxvnni", "avx512", "neon".
         ignore_swa: allow n_ctx above the checkpoint's sliding window.
         check_tensors: also look for NaN and Inf in scales, which reads the whole file.
         memory: where the weights lie. "mapped": in the file's mapping, shared between processes, may be larger than

@@ -175,10 +175,6 @@ inline void vi_even_odd(const vi * low, const vi * high, vi & even, vi & odd) {
 
 // --- scales of 256-wide blocks ---------------------------------------------------------
 
-// Six-bit scale j and minimum j of a q4_K or q5_K block, from the twelve bytes behind d and dmin.
-inline int k_scale(const uint8_t * s, int j) { return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4; }
-inline int k_minimum(const uint8_t * s, int j) { return j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4; }
-
 // Of blocks p * W .. of two q4_K or q5_K: d * scale and -dmin * minimum, both exact.
 template <int BYTES> inline void load_k_scales(const uint8_t * w, int p, vf & d, vf & m) {
     const uint8_t * ws = w + p * BYTES;
