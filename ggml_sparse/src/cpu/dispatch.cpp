@@ -3,6 +3,8 @@
 #include "ggml-cpu.h"
 #include "kernels.h"
 
+#include <initializer_list>
+
 // Built without architecture flags: this code runs before we know the CPU.
 
 namespace ggml_sparse {
