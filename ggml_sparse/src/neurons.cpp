@@ -8,15 +8,19 @@ namespace ggml_sparse {
 static constexpr int     N_AHEAD     = 2;   // rows prefetched ahead of the dot or axpy
 static constexpr int64_t N_CHUNK_MAX = 512; // neurons per unit of work
 
+bool first_is_up(const ggml_sparse_ffn & ffn) { // reglu: relu(gate) decides
+    return ffn.activation == GGML_SPARSE_RELU || (ffn.activation == GGML_SPARSE_DRELU && ffn.first_branch == 1);
+}
+
 branches branches_of(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels) {
     branches b;
-    b.has_second  = ffn.activation != GGML_SPARSE_RELU;
-    b.relu_second = ffn.activation == GGML_SPARSE_DRELU;
-    b.every_row   = ffn.mode == GGML_SPARSE_MODE_DENSE;
-    b.first_is_up = !b.has_second || (b.relu_second && ffn.first_branch == 1); // reglu: relu(gate) decides
-    b.first       = row_reader(b.first_is_up ? ffn.up : ffn.gate, kernels);
+    b.has_second       = ffn.activation != GGML_SPARSE_RELU;
+    b.relu_second      = ffn.activation == GGML_SPARSE_DRELU;
+    b.every_row        = ffn.mode == GGML_SPARSE_MODE_DENSE;
+    const bool swapped = first_is_up(ffn);
+    b.first            = row_reader(swapped ? ffn.up : ffn.gate, kernels);
     if (b.has_second) {
-        b.second = row_reader(b.first_is_up ? ffn.gate : ffn.up, kernels);
+        b.second = row_reader(swapped ? ffn.gate : ffn.up, kernels);
     }
     return b;
 }

@@ -1,6 +1,7 @@
 #include "select.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace ggml_sparse {
 
@@ -98,16 +99,46 @@ static uint64_t add_rows(const row_reader & fc2_t, const float * hidden, int n, 
     return n_row;
 }
 
-uint64_t select_mask_by_unit(const row_reader & fc2_t, const float * hidden, int n, int64_t slice, float threshold, uint8_t * mask,
+bool sums_integers(const row_reader & fc2_t) { return fc2_t.type().type == GGML_TYPE_Q4_0; }
+
+int32_t list_units(const float * hidden, int64_t r, int32_t * ids, float * h) {
+    int32_t n      = 0;
+    bool    finite = true;
+    for (int64_t i = 0; i < r; ++i) {
+        if (hidden[i] != 0.0f) {
+            ids[n] = static_cast<int32_t>(i);
+            h[n++] = hidden[i];
+            finite = finite && std::isfinite(hidden[i]);
+        }
+    }
+    return finite ? n : 0;
+}
+
+// logits [n][stride] of neurons j0 .. j1 - 1; returns how many rows were read, over all columns.
+static uint64_t sum_units(const row_reader & fc2_t, const hidden_units & units, int64_t j0, int64_t j1, float * logits, int64_t stride) {
+    if (!units.ids) {
+        std::fill(logits, logits + units.n * stride, 0.0f);
+        return add_rows(fc2_t, units.h, units.n, j0, j1, logits, stride);
+    }
+    const int64_t   r = fc2_t.n_row();
+    const unit_rows rows{fc2_t.row(0) + ggml_row_size(GGML_TYPE_Q4_0, j0), fc2_t.row_size(), static_cast<int>((j1 - j0) / 32)};
+    uint64_t        n_row = 0;
+    for (int c = 0; c < units.n; ++c) {
+        units.sum(rows, units.ids + c * r, units.h + c * r, units.n_unit[c], logits + c * stride);
+        n_row += static_cast<uint64_t>(units.n_unit[c]);
+    }
+    return n_row;
+}
+
+uint64_t select_mask_by_unit(const row_reader & fc2_t, const hidden_units & units, int64_t slice, float threshold, uint8_t * mask,
                              int64_t stride, work_share work) {
     const int64_t     n_ff    = fc2_t.n_col();
     uint64_t          n_bytes = 0;
     alignas(64) float logits[N_LOGIT];
     for (int64_t u; (u = work.take((n_ff + slice - 1) / slice)) >= 0;) {
         const int64_t j0 = u * slice, j1 = std::min(n_ff, j0 + slice);
-        std::fill(logits, logits + n * slice, 0.0f);
-        n_bytes += add_rows(fc2_t, hidden, n, j0, j1, logits, slice) * ggml_row_size(fc2_t.type().type, j1 - j0);
-        for (int c = 0; c < n; ++c) {
+        n_bytes += sum_units(fc2_t, units, j0, j1, logits, slice) * ggml_row_size(fc2_t.type().type, j1 - j0);
+        for (int c = 0; c < units.n; ++c) {
             for (int64_t j = j0; j < j1; ++j) {
                 mask[c * stride + j] = logits[c * slice + (j - j0)] > threshold;
             }

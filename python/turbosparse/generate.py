@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .cancel import CancelToken
 from .chat_template import encode_messages
@@ -15,6 +15,11 @@ from .model import Model
 from .sampling import Sampler, SamplingParams
 from .stats import Meter, Sparsity, Timings
 from .text import TextAssembler
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import SamplingOptions
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -186,10 +191,10 @@ def step(
         CancelledError: Model.cancel was called.
     """
     progress = progress or Progress(model)
-    sampler = model.sampler(params)
+    sampler, turn = model.sampler(params), model.take_turn()
     try:
         _prefill(model, prompt, sampler, progress, reuse)
-        yield from _decode(model, len(prompt), sampler, params, progress)
+        yield from _decode(model, turn, sampler, params, progress)
     finally:
         sampler.close()
 
@@ -209,9 +214,8 @@ def _common(before: Sequence[int], prompt: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(prompt) - 1))
 
 
-def _decode(model: Model, n_prompt: int, sampler: Sampler, params: SamplingParams, progress: Progress) -> Iterator[int]:
-    turn = model.take_turn()
-    room = model.n_ctx - n_prompt + 1  # the last token need not be evaluated
+def _decode(model: Model, turn: int, sampler: Sampler, params: SamplingParams, progress: Progress) -> Iterator[int]:
+    room = model.n_ctx - model.n_past + 1  # the last token need not be evaluated
     limit = room if params.max_tokens is None else min(room, params.max_tokens)
     for i in range(limit):
         start = perf_counter()
@@ -230,7 +234,7 @@ def _decode(model: Model, n_prompt: int, sampler: Sampler, params: SamplingParam
             progress.evaluated(perf_counter() - start)
 
 
-def resolve(model: Model, params: SamplingParams | None, overrides: dict[str, Any]) -> SamplingParams:
+def resolve(model: Model, params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:
     """`params`, or the model's defaults, with `overrides` on top and a seed drawn. UnknownArgumentError."""
     SamplingParams.check_names(overrides)
     chosen = replace(params, **overrides) if params else SamplingParams.for_model(model, **overrides)
@@ -244,7 +248,7 @@ def stream(
     *,
     reuse: bool = False,
     cancel: CancelToken | None = None,
-    **overrides: Any,
+    **overrides: Unpack[SamplingOptions],
 ) -> Iterator[Chunk]:
     """Yield a Chunk per token, then one with the finish_reason.
 
@@ -308,7 +312,7 @@ class Generation:
         *,
         reuse: bool = False,
         cancel: CancelToken | None = None,
-        **overrides: Any,
+        **overrides: Unpack[SamplingOptions],
     ) -> None:
         self.params = resolve(model, params, overrides)
         self.prompt_tokens = encode(model, prompt)
@@ -375,7 +379,7 @@ def generate(
     *,
     reuse: bool = False,
     cancel: CancelToken | None = None,
-    **overrides: Any,
+    **overrides: Unpack[SamplingOptions],
 ) -> Result:
     """The whole generation at once. Arguments and errors as in stream."""
     return Generation(model, prompt, params, reuse=reuse, cancel=cancel, **overrides).result()

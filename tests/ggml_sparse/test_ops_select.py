@@ -67,6 +67,19 @@ def test_bits_do_not_depend_on_threads_or_batch(type: str, isa: ops.Isa) -> None
         np.testing.assert_array_equal(found.y, whole.y[part])
 
 
+def test_integer_sums_are_the_same_for_every_instruction_set() -> None:
+    """q4_0 rows are summed as integers; a threshold among the logits would show the last bit of them."""
+    case = Ffn.random(256, 2336, 6, "f32", "half")  # 73 blocks: no whole number of chunks
+    selector = Selector(case.x, 2336, "q4_0", rank=80)
+    options = selector.options()
+    for quantile in (0.1, 0.3, 0.5, 0.7, 0.9):
+        options["threshold"] = float(np.quantile(selector.logits, quantile))
+        masks = [case.run("predicted", isa=isa, **options).mask for isa in ISAS]
+        for mask in masks:
+            np.testing.assert_array_equal(mask, masks[0])
+            assert abs(mask.mean() - (1 - quantile)) < 0.01
+
+
 def test_agrees_with_the_reference_and_with_fc2_by_neuron() -> None:
     case = Ffn.random(64, 320, 9, "f32", "half")
     selector = Selector(case.x, 320, "f32")

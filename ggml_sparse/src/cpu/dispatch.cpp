@@ -2,6 +2,7 @@
 
 #include "ggml-cpu.h"
 #include "kernels.h"
+#include "units.h"
 
 #include <initializer_list>
 
@@ -59,6 +60,19 @@ const sparse_kernels * sparse_kernels_get(ggml_sparse_isa isa) {
         isa = best_isa();
     }
     return cpu_has(isa) ? kernels_of(isa) : nullptr;
+}
+
+unit_sum_fn unit_sum_get(ggml_sparse_isa isa) {
+#if defined(__x86_64__)
+    if (isa == GGML_SPARSE_ISA_AVX512) {
+        return unit_sum_avx512;
+    }
+    if (isa == GGML_SPARSE_ISA_AVX2) {
+        return unit_sum_avx2;
+    }
+#endif
+    (void) isa;
+    return unit_sum_generic;
 }
 
 } // namespace ggml_sparse

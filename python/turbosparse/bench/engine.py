@@ -66,7 +66,7 @@ class Engine:
         ArgumentError: settings that this engine does not have. Else as Model.
     """
 
-    def __init__(self, path: Path, settings: Settings, n_ctx: int, n_seq: int = 1) -> None:
+    def __init__(self, path: Path, settings: Settings, n_ctx: int, n_seq: int = 1, memory: str = "auto") -> None:
         if settings.type_k != settings.type_v:
             raise ArgumentError(
                 f"turbosparse keeps K and V in one type, not {settings.type_k} and {settings.type_v}",
@@ -85,6 +85,7 @@ class Engine:
             n_batch=settings.n_batch,
             n_ubatch=settings.n_ubatch,
             ignore_swa=True,
+            memory=memory,
         )
 
     def seat(self, depth: int) -> None:
@@ -145,9 +146,9 @@ class Engine:
         self.close()
 
 
-def load_time(path: Path, settings: Settings, mode: str) -> int:
-    """Nanoseconds from nothing to the first token's logits."""
+def load_time(path: Path, settings: Settings, mode: str, memory: str = "auto") -> tuple[int, bool]:
+    """Nanoseconds from nothing to the first token's logits, and whether the weights were copied."""
     start = time.perf_counter_ns()
-    with Engine(path, settings, 512) as engine:
+    with Engine(path, settings, 512, memory=memory) as engine:
         engine.run(Work(0, 1), mode)
-        return time.perf_counter_ns() - start
+        return time.perf_counter_ns() - start, engine.model.resident

@@ -46,6 +46,7 @@ MD_COLUMNS: dict[str, Any] = {
     "n_ubatch": (lambda r: str(r["n_ubatch"]), True),
     "type_k": (lambda r: r["type_k"], True),
     "fa": (lambda r: str(r["flash_attn"]), True),
+    "lm": (lambda r: r["load_mode"], False),
     "mode": (lambda r: r["mode"], False),
     "test": (lambda r: r["test"], True),
     "t/s": (lambda r: f"{r['avg_ts']:.2f} ± {r['stddev_ts']:.2f}", True),

@@ -44,6 +44,7 @@ class Run:
         repetitions_ns: of every repetition, its turns together.
         mode: of the FFN; "llama.cpp" for the baseline.
         buffer_type: where the baseline's weights lay, "" for ours.
+        resident: whether ours lay in memory of their own, not in the file's mapping.
     """
 
     mode: str
@@ -52,6 +53,7 @@ class Run:
     repetitions_ns: list[int] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
     recall: float | None = None
+    resident: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Record:
             "type_v": s.type_v,
             "flash_attn": {"auto": -1, "off": 0, "on": 1}[s.flash_attn],
             "repack": self.run.buffer_type not in ("", "CPU"),
+            "load_mode": "resident" if self.run.resident else "mmap" if self.run.buffer_type in ("", "CPU") else "copy",
             "n_prompt": self.test.n_prompt,
             "n_gen": self.test.n_gen,
             "n_depth": self.test.n_depth,

@@ -32,6 +32,7 @@ class Job:
         warm_up: run a little of each test first.
         baseline: the dense twin for stock llama.cpp, None = no comparison.
         buffers: the twin's buffer type, None = the fastest.
+        memory: where our weights lie, as Model has it.
     """
 
     file: Path
@@ -42,6 +43,7 @@ class Job:
     warm_up: bool = True
     baseline: Path | None = None
     buffers: str | None = None
+    memory: str = "auto"
 
 
 class Runner:
@@ -81,7 +83,9 @@ class Runner:
         with BandwidthProbe() as probe:
             for n_seq in dict.fromkeys(test.n_seq for test in others):
                 same = [test for test in others if test.n_seq == n_seq]
-                with Engine(self.job.file, settings, max(test.n_ctx for test in same), n_seq) as engine:
+                with Engine(
+                    self.job.file, settings, max(test.n_ctx for test in same), n_seq, self.job.memory
+                ) as engine:
                     for test in same:
                         yield _Rounds(self, engine, probe, settings, test).run()
 
@@ -94,7 +98,7 @@ class Runner:
                 if self._opponent and name == STOCK:
                     ns = self._opponent.load_time(settings)
                 else:
-                    ns = load_time(self.job.file, settings, name)
+                    ns, runs[name].resident = load_time(self.job.file, settings, name, self.job.memory)
                 runs[name].turns_ns.append(ns)
                 self.step(test, name)
         for run in runs.values():
@@ -163,7 +167,7 @@ class _Rounds:
     def __init__(self, runner: Runner, engine: Engine, probe: BandwidthProbe, settings: Settings, test: Test) -> None:
         self._runner, self._engine, self._probe = runner, engine, probe
         self._settings, self._test = settings, test
-        self._runs = {mode: Run(mode) for mode in runner.job.modes}
+        self._runs = {mode: Run(mode, resident=engine.model.resident) for mode in runner.job.modes}
         self._bandwidths: list[float] = []
 
     def run(self) -> list[Record]:

@@ -40,6 +40,9 @@ def command(
     type_v: Annotated[
         str | None, typer.Option("-ctv", "--cache-type-v", help="Must be that of K. [default: that of K]")
     ] = None,
+    memory: Annotated[
+        Literal["auto", "mapped", "resident"], typer.Option("--memory", help="Where our weights lie.")
+    ] = "auto",
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Time the first run as well.")] = False,
     against: Annotated[
         Literal["llama.cpp"] | None,
@@ -93,7 +96,7 @@ def command(
     rows: list[Row] = []
     for file in files:
         twin = _twin(file, baseline) if against or baseline else None
-        job = _job(file, settings, tests, chosen, repetitions, not no_warmup, twin, baseline_buffer)
+        job = _job(file, settings, tests, chosen, repetitions, not no_warmup, twin, baseline_buffer, memory)
         for found in _run(job):
             rows += found
             if form == "jsonl" and out is None:  # the one format whose lines stand for themselves
@@ -148,6 +151,7 @@ def _job(
     warm_up: bool,
     twin: Path | None,
     buffers: str | None,
+    memory: str,
 ) -> Job:
     from ..bench.runner import Job
     from ..model import Model
@@ -155,7 +159,7 @@ def _job(
     if modes is None:
         with Model(file, n_ctx=64, n_threads=1) as model:
             modes = ["exact", "predicted"] if model.info.has_predictor else ["exact"]
-    return Job(file, settings, tests, modes, repetitions, warm_up, twin, buffers)
+    return Job(file, settings, tests, modes, repetitions, warm_up, twin, buffers, memory)
 
 
 def _run(job: Job) -> Iterator[list[Row]]:

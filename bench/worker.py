@@ -1,0 +1,89 @@
+"""Times cases on request, in whichever build of turbosparse this interpreter has.
+
+    {"case": "dot q4_0", "calls": 40}  ->  {"ns": 1234567}
+
+Started by bench/regress.py, once with the base's interpreter and once with the head's; the source is
+the head's for both, so it uses only what both have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from turbosparse import Model, ops
+
+N_ROW, N_COL, N_FF = 512, 4096, 2048
+TYPES = ("q4_0", "q8_0", "q4_k", "q6_k", "f16")
+DECODE_TOKENS = 4
+Case = Callable[[], object]
+
+
+def kernels(kind: str) -> dict[str, Case]:
+    """Dot and axpy of every second row: in cache, so that they time arithmetic."""
+    rng = np.random.default_rng(1)
+    w = ops.quantize(rng.standard_normal((N_ROW, N_COL), np.float32), kind)
+    x = rng.standard_normal((1, N_COL), np.float32)
+    ids = np.arange(0, N_ROW, 2, dtype=np.int32)[None]
+    h = rng.standard_normal(ids.shape, np.float32)
+    return {f"dot {kind}": lambda: ops.gather_dot(w, x, ids), f"axpy {kind}": lambda: ops.gather_axpy(w, h, ids)}
+
+
+def ffns(kind: str) -> dict[str, Case]:
+    """An FFN with 10 % of its neurons active: one token exactly, and 32 at once."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((32, N_COL), np.float32)
+    signs = np.where(np.arange(N_FF) % 10 == 0, 0.05, -0.05).astype(np.float32)
+    gate = rng.standard_normal((N_FF, N_COL), np.float32) + signs[:, None] * x[0]
+    up, down = (rng.standard_normal((N_FF, N_COL), np.float32) for _ in range(2))
+    w: dict[str, Any] = {n: ops.quantize(m, kind) for n, m in (("gate", gate), ("up", up), ("down_t", down))}
+    return {
+        f"ffn exact {kind}": lambda: ops.ffn(x[:1], **w, mode="exact"),
+        f"ffn dense {kind} x32": lambda: ops.ffn(x, **w, mode="dense"),
+    }
+
+
+def decode(file: str) -> dict[str, Case]:
+    """A few tokens of a whole model, in both sparse modes."""
+    model = Model(file, n_ctx=64, n_threads=1)
+
+    def run(mode: str) -> None:
+        model.reset()
+        model.mode = mode
+        for token in range(5, 5 + DECODE_TOKENS):
+            model.eval([token])
+
+    return {f"decode {mode}": lambda m=mode: run(m) for mode in ("exact", "predicted")}  # type: ignore[misc]
+
+
+def cases(file: str) -> dict[str, Case]:
+    """Everything that is compared, by name."""
+    found: dict[str, Case] = {}
+    for kind in TYPES:
+        found |= kernels(kind)
+    return found | ffns("q4_0") | decode(file)
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    known = cases(sys.argv[1])
+    print(json.dumps(sorted(known)), file=answers, flush=True)
+    for line in sys.stdin:
+        ask = json.loads(line)
+        run, calls = known[ask["case"]], int(ask["calls"])
+        run()  # the other side had the caches
+        start = time.perf_counter_ns()
+        for _ in range(calls):
+            run()
+        print(json.dumps({"ns": time.perf_counter_ns() - start}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
