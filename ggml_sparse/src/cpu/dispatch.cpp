@@ -63,16 +63,14 @@ const sparse_kernels * sparse_kernels_get(ggml_sparse_isa isa) {
 }
 
 unit_sum_fn unit_sum_get(ggml_sparse_isa isa) {
+    switch (isa) {
 #if defined(__x86_64__)
-    if (isa == GGML_SPARSE_ISA_AVX512) {
-        return unit_sum_avx512;
-    }
-    if (isa == GGML_SPARSE_ISA_AVX2) {
-        return unit_sum_avx2;
-    }
+        case GGML_SPARSE_ISA_AVX2: return unit_sum_avx2;
+        case GGML_SPARSE_ISA_AVXVNNI: return unit_sum_avxvnni;
+        case GGML_SPARSE_ISA_AVX512: return unit_sum_avx512;
 #endif
-    (void) isa;
-    return unit_sum_generic;
+        default: return unit_sum_generic;
+    }
 }
 
 } // namespace ggml_sparse
