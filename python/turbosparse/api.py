@@ -15,9 +15,11 @@ from .grammar import for_response_format
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from typing_extensions import Unpack
 
     from .cancel import CancelToken
     from .conversation import Conversation
+    from .options import ModelOptions, SamplingOptions
     from .sampling import SamplingParams
 
 Pooling = Literal["mean", "last"]
@@ -46,7 +48,9 @@ class Model(engine.Model):
         UnsupportedModelError, too, for any other vram: neurons are not placed on graphics cards yet.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, *, vram: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, vram: int | None = None, **options: Unpack[ModelOptions]
+    ) -> None:
         if vram:
             raise UnsupportedModelError(
                 f"vram={vram!r}: this build computes on the CPU only; leave vram out",
@@ -71,7 +75,7 @@ class Model(engine.Model):
         *,
         reuse: bool = False,
         cancel: CancelToken | None = None,
-        **overrides: Any,
+        **overrides: Unpack[SamplingOptions],
     ) -> Result:
         """The whole continuation of `prompt`.
 
@@ -89,7 +93,7 @@ class Model(engine.Model):
         *,
         reuse: bool = False,
         cancel: CancelToken | None = None,
-        **overrides: Any,
+        **overrides: Unpack[SamplingOptions],
     ) -> Generation:
         """Iterate over Chunks, one per token and a last one with the finish_reason; result() sums up.
 
@@ -122,7 +126,7 @@ class Model(engine.Model):
         template: str | None = None,
         reuse: bool = False,
         cancel: CancelToken | None = None,
-        **overrides: Any,
+        **overrides: Unpack[SamplingOptions],
     ) -> Result:
         """The assistant's answer to `messages`, by the model's chat template.
 
@@ -157,7 +161,7 @@ class Model(engine.Model):
         template: str | None = None,
         reuse: bool = False,
         cancel: CancelToken | None = None,
-        **overrides: Any,
+        **overrides: Unpack[SamplingOptions],
     ) -> Generation:
         """As chat, token by token."""
         grammar = for_response_format(response_format)

@@ -13,7 +13,11 @@ from .generate import Chunk, Generation, Result
 if TYPE_CHECKING:
     import os
 
+    from typing_extensions import Unpack
+
     from .api import Model
+    from .cancel import CancelToken
+    from .options import ChatOptions
     from .sampling import SamplingParams
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -66,18 +70,20 @@ class Conversation:
         if text is not None:
             self.messages.insert(0, {"role": "system", "content": text})
 
-    def ask(self, text: str, **options: Any) -> Result:
+    def ask(self, text: str, **options: Unpack[ChatOptions]) -> Result:
         """The whole answer to `text`. Options as for Model.chat."""
         for _ in self.stream(text, **options):
             pass
         assert self.last is not None
         return self.last
 
-    def stream(self, text: str, **options: Any) -> Iterator[Chunk]:
+    def stream(
+        self, text: str, *, cancel: CancelToken | None = None, **options: Unpack[ChatOptions]
+    ) -> Iterator[Chunk]:
         """Chunks of the answer to `text`; `last` is its Result afterwards. Options as for Model.chat."""
         question = {"role": "user", "content": text}
-        options = {"reuse": True, **options}
-        generation = self.model.stream_chat([*self.messages, question], self.params, **options)
+        options.setdefault("reuse", True)
+        generation = self.model.stream_chat([*self.messages, question], self.params, cancel=cancel, **options)
         return self._answer(question, generation)
 
     def _answer(self, question: dict[str, Any], generation: Generation) -> Generator[Chunk, None, None]:

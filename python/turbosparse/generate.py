@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .cancel import CancelToken
 from .chat_template import encode_messages
@@ -15,6 +15,11 @@ from .model import Model
 from .sampling import Sampler, SamplingParams
 from .stats import Meter, Sparsity, Timings
 from .text import TextAssembler
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import SamplingOptions
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -230,7 +235,7 @@ def _decode(model: Model, n_prompt: int, sampler: Sampler, params: SamplingParam
             progress.evaluated(perf_counter() - start)
 
 
-def resolve(model: Model, params: SamplingParams | None, overrides: dict[str, Any]) -> SamplingParams:
+def resolve(model: Model, params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:
     """`params`, or the model's defaults, with `overrides` on top and a seed drawn. UnknownArgumentError."""
     SamplingParams.check_names(overrides)
     chosen = replace(params, **overrides) if params else SamplingParams.for_model(model, **overrides)
@@ -244,7 +249,7 @@ def stream(
     *,
     reuse: bool = False,
     cancel: CancelToken | None = None,
-    **overrides: Any,
+    **overrides: Unpack[SamplingOptions],
 ) -> Iterator[Chunk]:
     """Yield a Chunk per token, then one with the finish_reason.
 
@@ -308,7 +313,7 @@ class Generation:
         *,
         reuse: bool = False,
         cancel: CancelToken | None = None,
-        **overrides: Any,
+        **overrides: Unpack[SamplingOptions],
     ) -> None:
         self.params = resolve(model, params, overrides)
         self.prompt_tokens = encode(model, prompt)
@@ -375,7 +380,7 @@ def generate(
     *,
     reuse: bool = False,
     cancel: CancelToken | None = None,
-    **overrides: Any,
+    **overrides: Unpack[SamplingOptions],
 ) -> Result:
     """The whole generation at once. Arguments and errors as in stream."""
     return Generation(model, prompt, params, reuse=reuse, cancel=cancel, **overrides).result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +60,16 @@ class SequenceModel(Model):
     def _create_context(self, params: Any) -> Any:
         params.n_seq_max = self.n_seq
         return super()._create_context(params)
+
+    @cached_property
+    def longest_piece(self) -> int:
+        """Bytes of the longest token: n bytes of text have at least n / longest_piece tokens."""
+        model, count, error = self._model, ffi.new("int32_t *"), native.new_error()
+        longest = 1
+        for token in range(self.info.n_vocab):
+            lib.ggml_sparse_token_to_piece(model, token, True, ffi.NULL, 0, count, error)
+            longest = max(longest, int(count[0]))
+        return longest
 
     def decode(self, rows: Sequence[Row]) -> None:
         """Evaluate `rows`, at most n_batch, those of one sequence together and in order.

@@ -164,6 +164,14 @@ def test_the_page_itself_is_public_and_may_load_nothing_from_elsewhere(page: Pag
     assert page.client.get("/static/%2e%2e/app.py", headers={"authorization": ""}).status_code in (401, 404)
 
 
+def test_the_page_comes_in_the_chosen_theme(page: Page) -> None:
+    assert 'data-theme="system"' in page.client.get("/").text
+    page.ask("PUT", "/settings", {"theme": "dark"}, status=204)
+    assert 'data-theme="dark"' in page.client.get("/").text
+    page.ask("PUT", "/settings", {"theme": '"><script>'}, status=204)
+    assert 'data-theme="system"' in page.client.get("/").text
+
+
 def test_a_ticket_is_worth_the_token_once(tmp_path: Path) -> None:
     ticket = Ticket()
     app = create_chat_app(FakeEngine(), tmp_path, token=TOKEN, ticket=ticket)

@@ -71,6 +71,7 @@ def test_edit_and_branch(window: Window) -> None:
     window.ask("say: one")
     window.page.hover(".message.user")
     window.click("Edit message")
+    assert window.page.input_value(".editor textarea") == "say: one"
     window.page.fill(".editor textarea", "say: two")
     window.page.keyboard.press("Control+Enter")
     window.until("document.querySelectorAll('.bubble')[0]?.innerText === 'say: two'")
@@ -93,6 +94,19 @@ def test_search_jumps_to_the_message(window: Window, shot: Shot) -> None:
     window.page.keyboard.press("ArrowDown")
     window.page.keyboard.press("Enter")
     window.until("document.querySelector('.bubble')?.innerText.includes('zebra')")
+
+
+def test_search_finds_other_branches(window: Window) -> None:
+    window.ask("say: the first version")
+    window.page.keyboard.press("Alt+e")
+    window.page.fill(".editor textarea", "say: another one")
+    window.page.keyboard.press("Control+Enter")
+    window.until("document.querySelector('.bubble')?.innerText === 'say: another one'")
+    window.wait_reply()
+    window.page.fill("#search", "version")
+    window.page.click(".item-excerpt")
+    window.until("document.querySelector('.bubble')?.innerText === 'say: the first version'")
+    window.page.wait_for_selector(".message.found")
 
 
 def test_rename_pin_folder_delete_undo(window: Window) -> None:
@@ -135,10 +149,10 @@ def test_deleting_a_message_can_be_undone(window: Window) -> None:
     window.until("document.querySelectorAll('.message').length === 2")
 
 
-def test_switch_model(window: Window, tmp_path: Path, shot: Shot) -> None:
+def test_switch_model(window: Window, tmp_path: Path, shot: Shot, monkeypatch: pytest.MonkeyPatch) -> None:
     page = window.page
     (tmp_path / "other-model.gguf").write_bytes(b"GGUF")
-    page.evaluate(f"localStorage.setItem('folder', {json.dumps(str(tmp_path))})")
+    monkeypatch.setenv("HOME", str(tmp_path))
     page.click("#model-button")
     page.click("text=turbosparse-micro >> nth=0")
     page.wait_for_selector(".plan .fit")
@@ -153,10 +167,10 @@ def test_switch_model(window: Window, tmp_path: Path, shot: Shot) -> None:
     assert "recent" in page.inner_text(".models li:has-text('other-model')")
 
 
-def test_a_model_that_cannot_be_opened(window: Window, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_opened(window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = window.page
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
-    page.evaluate(f"localStorage.setItem('folder', {json.dumps(str(tmp_path))})")
+    monkeypatch.setenv("HOME", str(tmp_path))
     page.click("#model-button")
     page.click("text=From this computer")
     page.click("text=broken.gguf")

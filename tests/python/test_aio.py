@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -180,3 +183,30 @@ def test_a_missing_file_is_an_error_of_the_first_call(tmp_path: Path) -> None:
                 pass
 
     asyncio.run(main())
+
+
+INTERRUPTED = """
+import asyncio, sys
+from turbosparse import AsyncModel
+async def main():
+    async with AsyncModel(sys.argv[1], n_ctx=2048, n_threads=1, n_batch=16, n_ubatch=16, mode="reference") as model:
+        await model.generate([1, 5], max_tokens=1)
+        print("go", flush=True)
+        await model.generate(list(range(3, 353)) * 5)
+asyncio.run(main())
+"""
+
+
+def test_ctrl_c_in_asyncio_run(slow: Path) -> None:
+    """asyncio.run cancels the main task; the prompt under way ends, and so does the program."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(slow)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "go\n"
+    time.sleep(0.2)
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < LATE
+    assert "KeyboardInterrupt" in errors

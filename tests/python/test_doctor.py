@@ -61,6 +61,11 @@ def test_what_the_kernels_use_really_runs(here: dict[str, Any]) -> None:
         assert find(here, "cpu", isa)["value"] == "runs", "the engine picked an instruction set that does not run"
 
 
+def test_the_hosts_amx_was_tried_where_it_has_any(here: dict[str, Any]) -> None:
+    built_for = find(here, "llama.cpp", "built for")["value"].split()
+    assert ("amx_int8" in built_for) == any(c["name"] == "amx products" for c in here["checks"])
+
+
 def test_bandwidth_is_measured() -> None:
     (check,) = engine.bandwidth()
     assert check.status in ("ok", "warn")
@@ -174,6 +179,22 @@ def test_a_host_with_instructions_that_do_not_run() -> None:
     assert "amx_int8 does not run here" in check.value
     assert "CMAKE_ARGS" in check.fix
     assert next(c for c in host_report(features=["avx2"]) if c.name == "built for").status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "expected"),
+    [
+        (0, '{"amx": true}', ["ok"]),
+        (0, '{"amx": null}', []),
+        (0, '{"amx": false}', ["warn"]),
+        (-signal.SIGSEGV, "", ["warn"]),
+    ],
+)
+def test_verdicts_on_the_hosts_amx(monkeypatch: pytest.MonkeyPatch, code: int, out: str, expected: list[str]) -> None:
+    monkeypatch.setattr(child, "python", lambda *_, **__: subprocess.CompletedProcess([], code, out, ""))
+    checks = list(engine.tiles("directory"))
+    assert [check.status for check in checks] == expected
+    assert all("114098" in check.value and "fno-dse" in check.fix for check in checks if check.status == "warn")
 
 
 def test_a_probe_that_crashes_half_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,6 +215,24 @@ def test_prompts_that_do_not_fit(micro: Path) -> None:
     on_engine(micro, scene)
 
 
+def test_texts_that_cannot_fit_cost_no_time(micro: Path) -> None:
+    """Megabytes of control tokens would keep libllama's tokenizer busy for minutes, and the loop with it."""
+
+    async def scene(engine: LiveEngine) -> None:
+        hostile = "<|im_end|>" * 400_000
+        start = time.monotonic()
+        with pytest.raises(ContextOverflowError) as caught:
+            engine.tokenize(hostile)
+        assert (caught.value.n_ctx, caught.value.n_prompt > 512) == (512, True)
+        with pytest.raises(ContextOverflowError):
+            engine.encode([{"role": "user", "content": hostile}])
+        assert time.monotonic() - start < 1.0
+        longest = max(len(engine.piece(token, special=True)) for token in range(engine.card.n_vocab))
+        assert caught.value.n_prompt == len(hostile) // longest
+
+    on_engine(micro, scene)
+
+
 def test_what_submit_refuses(micro: Path) -> None:
     async def scene(engine: LiveEngine) -> None:
         with pytest.raises(UnsupportedModelError, match="no mode fast"):

@@ -71,13 +71,15 @@ def remember(store: Store, path: str) -> None:
     store.set_setting(RECENT, [path, *others][:KEEP_RECENT])
 
 
-def listing(path: str | None) -> dict[str, Any]:
+def listing(store: Store, path: str | None) -> dict[str, Any]:
     """One directory for the file dialog: {path, parent, entries: [{name, path, kind, bytes}]}.
+
+    Without a path: where the last model came from, else the home directory.
 
     Kinds: folder, model (.gguf) and checkpoint (a directory with config.json and safetensors).
     Other files are not shown. Raises FileError.
     """
-    folder = Path(path).expanduser() if path else Path.home()
+    folder = Path(path).expanduser() if path else _usual_folder(store)
     try:
         entries = [_entry(item) for item in os.scandir(folder) if not item.name.startswith(".")]
     except OSError as error:
@@ -87,6 +89,11 @@ def listing(path: str | None) -> dict[str, Any]:
     shown = sorted((e for e in entries if e), key=lambda e: (e["kind"] != "folder", e["name"].lower()))
     parent = None if folder.parent == folder else str(folder.parent)
     return {"path": str(folder), "parent": parent, "entries": shown}
+
+
+def _usual_folder(store: Store) -> Path:
+    folders = (Path(path).parent for path in recent(store) if not path.startswith("bundled:"))
+    return next((folder for folder in folders if folder.is_dir()), Path.home())
 
 
 def _entry(item: os.DirEntry[str]) -> dict[str, Any] | None:

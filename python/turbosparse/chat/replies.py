@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -48,13 +48,15 @@ class Replies:
         if not content.strip():
             raise ArgumentError("the message is empty", where="content", expected="text", found="none")
         chosen = await _thread(self._store.conversation, conversation)
+        if parent is not None:
+            await _thread(self._store.message, parent)
         history = [] if parent is None else await _thread(self._store.path, conversation, parent)
         if history and history[-1].role == "user":
             raise ArgumentError("a user message answers a reply, not another user message", where="parent_id")
         draft = _draft(conversation, parent, content)
         request = request_for(self._store, self._engine, chosen, [*history, draft])
         live = Live(self._engine.submit(request))  # first: what is refused is not kept
-        with _cancelling(live.job):
+        async with _cancelling(live.job):
             user = await _thread(self._store.add, conversation, "user", content, parent=parent)
             if not chosen.title:
                 await _thread(self._store.update, conversation, title=title_of(content))
@@ -67,7 +69,7 @@ class Replies:
         conversation, history = await self._history(asked)
         request = request_for(self._store, self._engine, conversation, history)
         live = Live(self._engine.submit(request))
-        with _cancelling(live.job):
+        async with _cancelling(live.job):
             return await self._begin(asked, live, request)
 
     async def proceed(self, message: int) -> Message:
@@ -79,7 +81,7 @@ class Replies:
         conversation, history = await self._history(asked)
         request = request_for(self._store, self._engine, conversation, history, begun=given)
         live = Live(self._engine.submit(request), prefix=given.content)
-        with _cancelling(live.job):
+        async with _cancelling(live.job):
             old = await _thread(self._store.trace, message) or []
             kept = old if "".join(row[1] for row in old) == given.content else []
             await _thread(self._store.write, message, given.content)
@@ -226,13 +228,15 @@ class Replies:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@contextmanager
-def _cancelling(job: Job) -> Iterator[None]:
+@asynccontextmanager
+async def _cancelling(job: Job) -> AsyncIterator[None]:
     """A job that nobody will read must not run on."""
     try:
         yield
     except BaseException:
         job.cancel()
+        async for _ in job:  # its end, so that the engine may forget it
+            pass
         raise
 
 

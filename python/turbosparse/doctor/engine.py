@@ -10,7 +10,7 @@ from . import child
 from .check import Check
 from .packages import version
 
-PROBE = Path(__file__).with_name("probe.py")
+PROBE, TILES = (Path(__file__).with_name(f"{name}.py") for name in ("probe", "tiles"))
 REBUILD = "pip install --force-reinstall --no-deps turbosparse (in a checkout: make setup)"
 SLOW = 5e9  # bytes per second; a 7B model in Q4_0 then gives about one token per second
 
@@ -33,6 +33,8 @@ def host(broken: Sequence[str]) -> Iterator[Check]:
     yield Check("llama.cpp", "libraries", "ok", f"ggml {facts['ggml']} ({facts['commit']}) in {facts['directory']}")
     yield _built_for(facts["features"], broken)
     yield Check("llama.cpp", "devices", "ok", ", ".join(facts["devices"]) or "none")
+    if "amx_int8" in facts["features"]:
+        yield from tiles(str(facts["directory"]))
 
 
 def _package(expected: str, command: str) -> Check:
@@ -54,14 +56,35 @@ def _built_for(features: Sequence[str], broken: Sequence[str]) -> Check:
         "llama.cpp", "built for", "warn",
         f"{shown}; {', '.join(crashing)} does not run here: turbosparse leaves it alone, but llama_cpp.Llama may crash "
         "while it reads a prompt",
-        f"CMAKE_ARGS='{' '.join(map(_without, crashing))}' pip install --force-reinstall --no-cache-dir "
-        "--no-binary llama-cpp-python llama-cpp-python==" + str(version("llama-cpp-python")),
+        f"CMAKE_ARGS='{' '.join(map(_without, crashing))}' {reinstall()}",
     )  # fmt: skip
 
 
 def _without(feature: str) -> str:
     """llama.cpp's build option that leaves a feature out; GGML_NATIVE would put it back."""
     return "-DGGML_NATIVE=OFF" if feature.startswith("amx") else f"-DGGML_{feature.upper()}=OFF"
+
+
+def tiles(directory: str) -> Iterator[Check]:
+    """Does stock llama.cpp survive its own AMX products? We do not use them."""
+    done = child.python(TILES, directory)
+    right = child.facts(done).get("amx")
+    if right:
+        yield Check("llama.cpp", "amx products", "ok", "right")
+    elif done.returncode != 0 or right is False:
+        how = child.ending(done) or "gives wrong numbers"
+        yield Check(
+            "llama.cpp", "amx products", "warn",
+            f"{how}: llama_cpp.Llama will, too, when it reads a prompt with quantised weights; turbosparse does not "
+            "use them. Known cause: GCC before 11.5, 12.4, 13.3 drops most of the tile configuration (GCC bug 114098)",
+            f"CMAKE_ARGS=\"-DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse'\" {reinstall()}",
+        )  # fmt: skip
+
+
+def reinstall() -> str:
+    """The command that compiles the host again."""
+    pin = f"llama-cpp-python=={version('llama-cpp-python')}"
+    return f"pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python {pin}"
 
 
 def engine() -> Iterator[Check]:

@@ -48,6 +48,7 @@ class LoadOptions:
         kv_type: "f16", "f32" or "q8_0".
         flash_attn: "auto", "on" or "off".
         ignore_swa: allow n_ctx above the checkpoint's sliding window.
+        memory: where the weights lie: "mapped", "resident" or "auto"; see Model.
     """
 
     mode: str | None = None
@@ -57,6 +58,7 @@ class LoadOptions:
     kv_type: str = "f16"
     flash_attn: str = "auto"
     ignore_swa: bool = False
+    memory: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +363,7 @@ class Engine(Protocol):
         ...
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Token ids of `text`."""
+        """Token ids of `text`. ContextOverflowError for one that is hopelessly long."""
         ...
 
     def piece(self, token: int, *, special: bool = False) -> bytes:

@@ -78,13 +78,12 @@ class LiveEngine:
             if progress:
                 progress(0.0)
             try:
-                model = await asyncio.to_thread(open_model, Path(path), options)
+                model, card = await asyncio.to_thread(_opened, Path(path), options)
             except BaseException:
                 self._state = "failed"
                 raise
-            self._model = model
-            self._card = describe(model, options)
-            self._scheduler = Scheduler(model, max_waiting=self._max_waiting, sparse=self._card.sparse)
+            self._model, self._card = model, card
+            self._scheduler = Scheduler(model, max_waiting=self._max_waiting, sparse=card.sparse)
             self._state = "ready"
         if progress:
             progress(1.0)
@@ -117,7 +116,8 @@ class LiveEngine:
     # --- text ---------------------------------------------------------------------
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """See engine.Engine."""
+        """See engine.Engine. ContextOverflowError for a text that cannot fit, before time is spent on it."""
+        self._check_size(len(text.encode("utf-8", "surrogateescape")))
         return self._loaded[0].tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
@@ -133,8 +133,21 @@ class LiveEngine:
         return chat_template.prompt_for_model(self._loaded[0], messages, **variables)
 
     def encode(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
-        """See engine.Engine."""
+        """See engine.Engine. ContextOverflowError as tokenize."""
+        self._check_size(sum(len(str(message.get("content") or "").encode()) for message in messages))
         return chat_template.encode_messages(self._loaded[0], messages, **variables)
+
+    def _check_size(self, count: int) -> None:
+        """libllama's tokenizers may take minutes for megabytes of control tokens."""
+        least, n_ctx = count // self._loaded[0].longest_piece, self.card.n_ctx
+        if least >= n_ctx:
+            raise ContextOverflowError(
+                f"the text has at least {least} tokens, but the context holds {n_ctx}; send less of it "
+                "(nothing is ever cut off silently)",
+                needed=least,
+                available=n_ctx,
+                where="prompt",
+            )
 
     # --- requests -------------------------------------------------------------------
 
@@ -198,6 +211,15 @@ def _check(request: Request, card: ModelCard) -> None:
         )
 
 
+def _opened(path: Path, options: LoadOptions) -> tuple[SequenceModel, ModelCard]:
+    model = open_model(path, options)
+    try:
+        return model, describe(model, options)
+    except BaseException:
+        model.close()
+        raise
+
+
 def open_model(path: Path, options: LoadOptions) -> SequenceModel:
     """The model with its sequences; a file of another architecture through stock llama.cpp. Raises as Model."""
     try:
@@ -217,6 +239,7 @@ def _open(path: Path, options: LoadOptions, stock: bool) -> SequenceModel:
         n_ctx=options.n_ctx,
         n_threads=options.n_threads,
         kv_type=options.kv_type,
+        memory=options.memory,
         flash_attn=options.flash_attn,
         ignore_swa=options.ignore_swa,
         n_batch=CHUNK,
@@ -227,6 +250,7 @@ def _open(path: Path, options: LoadOptions, stock: bool) -> SequenceModel:
 def describe(model: SequenceModel, options: LoadOptions) -> ModelCard:
     """What clients may know of a model."""
     info, sparse = model.info, not model.stock
+    _ = model.longest_piece  # now, not with the first request
     special = {name: model.piece(token, special=True) if token >= 0 else b"" for name, token in _tokens(model)}
     return ModelCard(
         id=model.path.stem,

@@ -14,7 +14,7 @@ IMPORT = "/api/chat/import"
 def chat_routes(service: Service) -> list[BaseRoute]:
     """Routes that serve `service`."""
     parts = (conversations, replies, models, settings, files)
-    return [*(route for part in parts for route in part.routes(service)), *page.routes()]
+    return [*(route for part in parts for route in part.routes(service)), *page.routes(service)]
 
 
 __all__ = ["IMPORT", "PUBLIC", "chat_routes"]

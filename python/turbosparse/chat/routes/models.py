@@ -39,7 +39,7 @@ def routes(service: Service) -> list[Route]:
         return asdict(await service.engine.plan(file, service.loading.options(take(values, "options", dict, {}))))
 
     async def folder(request: Request) -> Any:
-        return await thread(catalogue.listing, request.query_params.get("path"))
+        return await thread(catalogue.listing, store, request.query_params.get("path"))
 
     async def locate(request: Request) -> Any:
         values = await body(request)

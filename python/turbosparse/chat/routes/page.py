@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
+
+from ..service import Service
+from .json import thread
 
 STATIC = Path(__file__).resolve().parents[1] / "static"
 HEADERS = {
@@ -24,18 +27,26 @@ HEADERS = {
 }
 
 
-def routes() -> list[BaseRoute]:
+THEMES = ("light", "dark")
+
+
+def routes(service: Service) -> list[BaseRoute]:
     """See the module."""
-    return [Route("/", _page), Mount("/static", _Static(directory=STATIC))]
+
+    async def page(_: Request) -> Response:
+        """With the theme in it, so that nothing flashes."""
+        theme = (await thread(service.store.settings)).get("theme")
+        text = (STATIC / "index.html").read_text(encoding="utf-8")
+        if theme in THEMES:
+            text = text.replace('data-theme="system"', f'data-theme="{theme}"', 1)
+        return HTMLResponse(text, headers=HEADERS)
+
+    return [Route("/", page), Mount("/static", _Static(directory=STATIC))]
 
 
 def missing_libraries() -> bool:
     """Whether the page's libraries were never fetched (tools/web-assets.py)."""
     return not (STATIC / "vendor" / "packages.txt").is_file()
-
-
-async def _page(_: Request) -> Response:
-    return FileResponse(STATIC / "index.html", headers=HEADERS)
 
 
 class _Static(StaticFiles):

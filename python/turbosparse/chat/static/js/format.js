@@ -29,6 +29,13 @@ export function when(time) {
   return "Earlier";
 }
 
+// Time of the predictor in a token's time; null where there is none, or nothing was timed yet.
+export function predictorShare({ timings, sparsity }) {
+  if (!sparsity?.predictor_ms || !timings?.predicted_ms) return null;
+  const ms = sparsity.predictor_ms / Math.max(sparsity.tokens, 1);
+  return Math.min(ms / (timings.predicted_ms / Math.max(timings.predicted_n, 1)), 1);
+}
+
 // What a reply cost, from its counters. Every figure says where it comes from.
 export function figures(stats) {
   const { timings, sparsity } = stats || {};
@@ -47,13 +54,10 @@ export function figures(stats) {
       source: "derived",
       why: "FFN and predictor bytes are counted; the other weights and the dense figure follow from tensor sizes",
     });
-    if (sparsity.predictor_ms > 0 && timings && timings.predicted_ms > 0) {
-      found.push({
-        id: "predictor",
-        text: `predictor ${percent(sparsity.predictor_ms / timings.predicted_ms)} of the time`,
-        source: "measured",
-        why: `${seconds(sparsity.predictor_ms)} of ${seconds(timings.predicted_ms)}`,
-      });
+    const share = predictorShare(stats);
+    if (share !== null) {
+      const ms = (sparsity.predictor_ms / tokens).toFixed(2);
+      found.push({ id: "predictor", text: `predictor ${percent(share)} of the time`, source: "measured", why: `${ms} ms per token` });
     }
   }
   return [...found, ...speed(stats)];

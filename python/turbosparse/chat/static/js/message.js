@@ -99,9 +99,9 @@ function Branches({ message }) {
 
 function Editor({ message }) {
   const field = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
+    field.current.value = message.content; // not as a property: drawing again must not undo what was typed
     field.current.focus();
-    field.current.setSelectionRange(field.current.value.length, field.current.value.length);
   }, []);
   const save = () => edit(message.id, field.current.value);
   const onKeyDown = (event) => {
@@ -113,7 +113,7 @@ function Editor({ message }) {
   };
   const verb = message.role === "user" ? "Send" : "Save as new version";
   return html`<div class="editor">
-    <textarea ref=${field} aria-label="Edit the message" defaultValue=${message.content} onKeyDown=${onKeyDown} rows=${Math.min(message.content.split("\n").length + 1, 18)}>${message.content}</textarea>
+    <textarea ref=${field} aria-label="Edit the message" onKeyDown=${onKeyDown} rows=${Math.min(message.content.split("\n").length + 1, 18)}></textarea>
     <div class="editor-foot">
       <span>The version before is kept.</span>
       <button type="button" onClick=${() => set({ editing: null })}>Cancel</button>

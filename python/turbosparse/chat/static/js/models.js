@@ -45,11 +45,10 @@ function Browser({ onPick }) {
     const found = await attempt(() => api.get(`/models/folder${path ? `?path=${encodeURIComponent(path)}` : ""}`));
     if (found) setFolder(found);
   };
-  useEffect(() => void go(localStorage.getItem("folder")), []);
+  useEffect(() => void go(), []);
   if (!folder) return null;
   const pick = (entry) => {
     if (entry.kind === "folder") return go(entry.path);
-    localStorage.setItem("folder", folder.path);
     return onPick(entry.path);
   };
   const icons = { folder: "folder", model: "file", checkpoint: "grid" };

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "/static/vendor/preact.js";
 import * as api from "./api.js";
-import { bytes, integer, percent, rate } from "./format.js";
+import { bytes, integer, percent, predictorShare, rate } from "./format.js";
 import { IconButton } from "./icons.js";
 import { useLive } from "./message.js";
 import { SettingsPanel } from "./settings.js";
@@ -67,8 +67,8 @@ function Bytes({ sparsity }) {
 }
 
 function Time({ sparsity, timings }) {
-  if (!sparsity.predictor_ms || !timings?.predicted_ms) return null;
-  const share = Math.min(sparsity.predictor_ms / timings.predicted_ms, 1);
+  const share = predictorShare({ sparsity, timings });
+  if (share === null) return null;
   return html`<${Bar}
     label="Time per token"
     source="measured"
@@ -85,8 +85,8 @@ function Pools() {
   return html`<${Bar}
     label="Active neurons served by"
     source="derived"
-    parts=${[{ name: "RAM (mapped file)", text: "100 %", share: 1, kind: "warm" }]}
-    note="This build computes every neuron on the CPU, from the mapped file; there is no other pool yet."
+    parts=${[{ name: "RAM", text: "100 %", share: 1, kind: "warm" }]}
+    note="This build computes every neuron on the CPU; there is no other pool yet."
   />`;
 }
 

@@ -95,6 +95,9 @@ export async function refreshList() {
 export async function open(id, jump = null) {
   const current = await attempt(() => api.get(`/conversations/${id}`));
   if (!current) return;
+  if (jump && !current.messages.some((message) => message.id === jump)) {
+    current.messages = (await attempt(() => api.post(`/messages/${jump}/select`))) || current.messages; // another branch
+  }
   history.replaceState(null, "", `#/${id}`);
   set({ current, inspected: null, subject: null, editing: null, jump });
   for (const message of current.messages) if (message.status === "streaming") attach(message);
@@ -313,7 +316,6 @@ export async function remember(values) {
 }
 
 export function setTheme(theme) {
-  localStorage.setItem("theme", theme);
   document.documentElement.dataset.theme = theme;
   remember({ theme });
 }
