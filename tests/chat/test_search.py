@@ -78,7 +78,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
                         key,
                         first + i - 1 if i else None,
                         "assistant" if i % 2 else "user",
-                        "the " + " ".join(draw.choices(words, k=30)),
+                        texts[(first + i) % len(texts)],
                         float(i),
                     )
                     for i in range(n)
