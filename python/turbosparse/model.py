@@ -20,7 +20,7 @@ from .model_info import LayerInfo as LayerInfo
 from .model_info import LayerProfile as LayerProfile
 from .model_info import ModelInfo as ModelInfo
 from .sampling import Sampler, SamplingParams
-from .stats import BatchStats, LayerStats
+from .stats import BatchStats, LayerDiagnosis, LayerStats
 from .threads import default_threads
 
 if TYPE_CHECKING:
@@ -500,6 +500,17 @@ class Model:
         )
         native.check(status, error)
         return LayerProfile(counts.astype(np.int64), columns.astype(np.int64))
+
+    def set_diagnosis(self, every: int) -> None:
+        """Compute every `every`-th FFN column also in full, from now on; 0 stops. Counters start at zero."""
+        error = native.new_error()
+        native.check(lib.ggml_sparse_context_diagnose(self._context, every, error), error)
+
+    def read_diagnosis(self) -> list[LayerDiagnosis]:
+        """What those columns showed since, one per layer: recall of the selection, shares of the branches."""
+        layers = ffi.new("struct ggml_sparse_layer_diagnosis[]", self.info.n_layer)
+        lib.ggml_sparse_context_diagnosis(self._context, layers)
+        return [LayerDiagnosis(**native.read_struct(layer)) for layer in layers]
 
     def profile(self, tokens: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[LayerProfile]:
         """How often each neuron is not zero over `tokens`, read in fresh sequences of at most n_ctx."""
