@@ -51,7 +51,7 @@ class Side:
         return json.loads(line)
 
     def run(self, case: str, calls: int) -> float:
-        """Nanoseconds of `calls` calls."""
+        """Nanoseconds of CPU time of `calls` calls."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps({"case": case, "calls": calls}) + "\n")
         self._process.stdin.flush()
@@ -86,7 +86,7 @@ class Pair:
         return [case for case in self.sides[0].cases if case in self.sides[1].cases]
 
     def turn(self, case: str) -> tuple[float, float]:
-        """Nanoseconds of base and head, one right after the other, in random order."""
+        """CPU time of base and head, one right after the other, in random order."""
         if case not in self._calls:
             self._calls[case] = max(1, round(TURN_NS / max(side.run(case, 1) for side in self.sides)))
         times = [0.0, 0.0]

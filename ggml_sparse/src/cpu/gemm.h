@@ -58,6 +58,7 @@ struct batch_kernels {
 
 extern const batch_kernels batch_kernels_generic;
 extern const batch_kernels batch_kernels_avx2;
+extern const batch_kernels batch_kernels_avxvnni;
 extern const batch_kernels batch_kernels_avx512;
 
 } // namespace ggml_sparse

@@ -1,5 +1,5 @@
 // Dot and axpy per weight type, over the primitives of simd.h. Compiled once per instruction
-// set with KERNEL_ISA = GENERIC, AVX2 or AVX512, KERNEL_TABLE = its table's name and BATCH_TABLE =
+// set with KERNEL_ISA = GENERIC, AVX2, ..., KERNEL_TABLE = its table's name and BATCH_TABLE =
 // gemm.cpp's, without contraction of a * b + c. No C++ library inlines here: the linker could keep their copy
 // that was built for a CPU we do not run on.
 

@@ -46,6 +46,8 @@ struct sparse_kernels {
 
 extern const sparse_kernels sparse_kernels_generic;
 extern const sparse_kernels sparse_kernels_avx2;
+extern const sparse_kernels sparse_kernels_avxvnni;
 extern const sparse_kernels sparse_kernels_avx512;
+extern const sparse_kernels sparse_kernels_neon;
 
 } // namespace ggml_sparse

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .. import state
 from ..errors import ArgumentError
 from ..sequences import Row, SequenceModel
-from ..stats import BatchStats
+from ..stats import BatchStats, LayerDiagnosis
 from .kv import SEED_TOKENS, deepen
 from .plan import Settings, Work, tokens
 
@@ -35,6 +35,8 @@ class Counters:
     bytes_predictor: int = 0
     bytes_rest: int = 0
     ns_select: int = 0
+    ns_gate_up: int = 0
+    ns_down: int = 0
     ns_total: int = 0
 
     @classmethod
@@ -45,7 +47,7 @@ class Counters:
             t = b.total
             found += cls(
                 b.n_tokens, t.n_neuron, t.n_selected, t.n_active, t.rows, t.bytes_ffn, t.bytes_predictor,
-                b.bytes_rest, b.ns_select, b.ns_total,
+                b.bytes_rest, b.ns_select, b.ns_gate_up, b.ns_down, b.ns_total,
             )  # fmt: skip
         return found
 
@@ -125,13 +127,13 @@ class Engine:
             self.model.decode([Row(token, s, True) for s, token in enumerate(drawn)])
 
     def recall(self, at: int, n: int) -> float:
-        """Active neurons that `predicted` computes over those that `exact` finds, for the same tokens from `at`.
-
-        The two runs share the KV cache before `at`; after it, each sees its own hidden states.
-        """
-        work = Work(at, n_gen=min(n, RECALL_TOKENS))
-        found, exact = self.run(work, "predicted")[1], self.run(work, "exact")[1]
-        return found.n_active / exact.n_active if exact.n_active else 1.0
+        """Share of the active neurons that the predictor selects, over some tokens from `at`, not timed."""
+        self.model.set_diagnosis(1)
+        try:
+            self.run(Work(at, n_gen=min(n, RECALL_TOKENS)), "predicted")
+            return LayerDiagnosis.total(self.model.read_diagnosis()).recall
+        finally:
+            self.model.set_diagnosis(0)
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""

@@ -30,7 +30,8 @@ LLAMA_BENCH: dict[str, Any] = {
 
 OURS = (
     "test", "mode", "n_seq", "buffer_type", "active_frac", "selected_frac", "recall", "bytes_per_token",
-    "kv_bytes_per_token", "gbs", "bandwidth_gbs", "bandwidth_frac", "predictor_frac", "median_ts",
+    "kv_bytes_per_token", "gbs", "bandwidth_gbs", "bandwidth_frac", "predictor_frac", "gate_up_frac", "down_frac",
+    "median_ts",
     "baseline", "ratio", "ratio_ci95", "ratio_turns",
 )  # fmt: skip
 
@@ -131,6 +132,8 @@ class Record:
                 "active_frac": c.n_active / c.n_neuron,
                 "selected_frac": c.n_selected / c.n_neuron,
                 "predictor_frac": c.ns_select / c.ns_total if c.ns_total else None,
+                "gate_up_frac": c.ns_gate_up / c.ns_total if c.ns_total else None,
+                "down_frac": c.ns_down / c.ns_total if c.ns_total else None,
             }
         if self.bandwidth and self.test.one_by_one:
             gbs = self.bytes_per_second
