@@ -41,8 +41,8 @@ void diagnose_column(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels
     const int64_t       n_ff  = ffn.up.n_row;
     sum.n_column += 1;
     sum.n_neuron += static_cast<uint64_t>(n_ff);
-    sum.n_gate += b.first_is_up ? found.second : found.first;
-    sum.n_up += b.first_is_up ? found.first : found.second;
+    sum.n_gate += first_is_up(ffn) ? found.second : found.first;
+    sum.n_up += first_is_up(ffn) ? found.first : found.second;
     for (int64_t j = 0; j < n_ff; ++j) {
         const bool   active = act[j] != 0.0f, selected = mask[j] != 0;
         const double weight = std::fabs(static_cast<double>(act[j]));
