@@ -99,10 +99,12 @@ enum ggml_sparse_activation {
 };
 
 enum ggml_sparse_isa {
-    GGML_SPARSE_ISA_AUTO   = 0, // the best that this CPU can run
+    GGML_SPARSE_ISA_AUTO    = 0, // the best that this CPU can run
     GGML_SPARSE_ISA_GENERIC = 1, // portable C
-    GGML_SPARSE_ISA_AVX2   = 2,
-    GGML_SPARSE_ISA_AVX512 = 3,
+    GGML_SPARSE_ISA_AVX2    = 2,
+    GGML_SPARSE_ISA_AVX512  = 3, // with VNNI
+    GGML_SPARSE_ISA_AVXVNNI = 4, // AVX2 with 256-bit VNNI
+    GGML_SPARSE_ISA_NEON    = 5, // with dot products
 };
 
 struct ggml_sparse_model;
@@ -320,6 +322,25 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_profile_read(
         const struct ggml_sparse_context * ctx, int32_t il,
         uint64_t * counts, uint64_t * columns, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
+// Diagnosis: some FFN columns are also computed in full, to see what the selection missed and which
+// branch is zero more often. Slow; results and counters of the evaluation stay what they are.
+struct ggml_sparse_layer_diagnosis {
+    uint64_t n_column;   // columns computed in full
+    uint64_t n_neuron;   // n_ff x n_column
+    uint64_t n_gate, n_up; // neurons whose gate, whose up is above 0, whatever the other is
+    uint64_t n_active;   // neurons whose product is not zero, selected or not
+    uint64_t n_selected; // neurons that were let pass
+    uint64_t n_hit;      // both: recall is n_hit / n_active
+    double   weight_active, weight_hit; // the same two as sums of |product|
+};
+
+// Every n-th column from now on, counting each layer's from zero; 0 = none. Counters start at zero.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_diagnose(
+        struct ggml_sparse_context * ctx, int32_t every, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+// What was seen since: layers[n_layer].
+GGML_SPARSE_API void ggml_sparse_context_diagnosis(
+        const struct ggml_sparse_context * ctx, struct ggml_sparse_layer_diagnosis * layers) GGML_SPARSE_NOEXCEPT;
+
 // ---------------------------------------------------------------------------
 // Memory bandwidth
 // ---------------------------------------------------------------------------
@@ -361,7 +382,7 @@ struct ggml_sparse_sampler_params {
     float    penalty_repeat;  // 1: off
     float    penalty_freq;    // 0: off
     float    penalty_present; // 0: off
-    const char * grammar;     // GBNF with a rule "root", or NULL
+    const char * grammar;     // GBNF with a rule "root", at most 128 KiB and 1024 parentheses deep, or NULL
 };
 
 GGML_SPARSE_API struct ggml_sparse_sampler_params ggml_sparse_sampler_default_params(void) GGML_SPARSE_NOEXCEPT;

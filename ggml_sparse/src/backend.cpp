@@ -116,7 +116,7 @@ bool is_our_product(const ggml_tensor * t) {
 }
 
 // The one place that says what runs here: our weights, FFN products and the GLU between, and
-// products of a few columns with the other matrices.
+// products with the other matrices.
 bool device_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
     switch (op->op) {
         case GGML_OP_NONE: return find_weight(op) != nullptr || is_mapped(op);

@@ -1,5 +1,7 @@
 #include "block.h"
 
+#include "diagnose.h"
+
 #include <cstring>
 
 namespace ggml_sparse {
@@ -93,6 +95,17 @@ bool ffn_block::group_columns(const ggml_tensor * node, int64_t n_set) {
     return true;
 }
 
+void ffn_block::diagnose(const ggml_sparse_ffn & ffn, const ffn_columns & cols, int32_t il, ffn_session & session, int n_threads) {
+    act_.resize(size_t(ffn.up.n_row));
+    uint64_t & seen = session.diagnose_seen[size_t(il)];
+    for (int64_t c = 0; c < cols.n; ++c, ++seen) {
+        if (seen % uint64_t(session.diagnose_every) == 0) {
+            const uint8_t * mask = mask_.data() + c * ffn.up.n_row;
+            diagnose_column(ffn, *session.kernels, n_threads, cols.x[c], mask, act_.data(), session.diagnosis[size_t(il)]);
+        }
+    }
+}
+
 ggml_status ffn_block::run_expert(int64_t e, int32_t il, ffn_session & session, int n_threads) {
     const column_group & g = groups_[size_t(e)];
     const ffn_columns    cols{int64_t(g.x.size()), g.x.data(), g.y.data()};
@@ -101,9 +114,16 @@ ggml_status ffn_block::run_expert(int64_t e, int32_t il, ffn_session & session, 
         params.profile = &session.profile_counts[size_t(il)][size_t(e * session.spec.info.n_ff)];
         session.profile_columns[size_t(il)][size_t(e)] += uint64_t(cols.n);
     }
-    const bool done = ffn_run(session.ffn(il, e), cols, params, ws_, session.layers[size_t(il)], session.times);
+    const ggml_sparse_ffn ffn = session.ffn(il, e);
+    if (session.diagnose_every > 0) {
+        mask_.resize(size_t(cols.n * ffn.up.n_row));
+        params.mask = mask_.data();
+    }
+    const bool done = ffn_run(ffn, cols, params, ws_, session.layers[size_t(il)], session.times);
     if (!done) {
         session.stopping(); // the host is about to complain
+    } else if (session.diagnose_every > 0) {
+        diagnose(ffn, cols, il, session, n_threads);
     }
     return done ? GGML_STATUS_SUCCESS : GGML_STATUS_ABORTED;
 }

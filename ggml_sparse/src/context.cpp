@@ -240,7 +240,7 @@ void ggml_sparse_context::eval(const int32_t * tokens, int32_t n_tokens, float *
         const int32_t n = std::min(n_batch, n_tokens - i);
         has_logits      = false;
         // libllama prunes the last layer to the columns whose logits are wanted: a profile wants all
-        decode(tokens + i, n, logits != nullptr || !session.profile_counts.empty(), i + n == n_tokens);
+        decode(tokens + i, n, logits != nullptr || !session.profile_counts.empty() || session.diagnose_every > 0, i + n == n_tokens);
         if (logits) {
             copy_logits(n, logits + size_t(i) * n_vocab);
         }
@@ -358,6 +358,17 @@ void ggml_sparse_context_layer_stats(const ggml_sparse_context * ctx, ggml_spars
 
 ggml_sparse_status ggml_sparse_context_profile(ggml_sparse_context * ctx, bool enable, ggml_sparse_error * err) noexcept {
     return guard(err, [&] { ctx->session.profile(enable); });
+}
+
+ggml_sparse_status ggml_sparse_context_diagnose(ggml_sparse_context * ctx, int32_t every, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        require_argument(every >= 0, "every must be 0 or more");
+        ctx->session.diagnose(every);
+    });
+}
+
+void ggml_sparse_context_diagnosis(const ggml_sparse_context * ctx, ggml_sparse_layer_diagnosis * layers) noexcept {
+    std::copy(ctx->session.diagnosis.begin(), ctx->session.diagnosis.end(), layers);
 }
 
 ggml_sparse_status ggml_sparse_context_profile_read(const ggml_sparse_context * ctx, int32_t il, uint64_t * counts, uint64_t * columns,

@@ -1,15 +1,16 @@
 #include "dense.h"
 
 #include "buffer.h"
-#include "rows.h"
-#include "types.h"
+#include "carver.h"
+#include "panels.h"
+
+#include <omp.h>
 
 #include <algorithm>
 
 namespace ggml_sparse {
 
-static constexpr int64_t k_max_columns = 8;  // beyond, ggml's kernels reuse a row better
-static constexpr int64_t k_chunk       = 32; // rows per unit of work
+static constexpr int64_t N_CHUNK = 32; // rows per unit of work
 
 bool dense_supports(const ggml_tensor * op) {
     const ggml_tensor * w = op->src[0];
@@ -18,30 +19,60 @@ bool dense_supports(const ggml_tensor * op) {
         return false;
     }
     const bool flat = w->ne[2] == 1 && w->ne[3] == 1 && x->ne[2] == 1 && x->ne[3] == 1;
-    return flat && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && op->type == GGML_TYPE_F32 && x->ne[1] <= k_max_columns;
+    return flat && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && op->type == GGML_TYPE_F32;
 }
 
-static const float * column(const ggml_tensor * t, int64_t i) {
-    return reinterpret_cast<const float *>(static_cast<const char *>(t->data) + size_t(i) * t->nb[1]);
+static float * column(const ggml_tensor * t, int64_t i) {
+    return reinterpret_cast<float *>(static_cast<char *>(t->data) + size_t(i) * t->nb[1]);
+}
+
+static void run_dots(const ggml_tensor * op, const row_reader & rows, int n_threads, ffn_workspace & ws) {
+    const void * x = x_prepare(rows.type(), column(op->src[1], 0), rows.n_col(), ws.reserve(x_prepared_size(rows.type(), rows.n_col())));
+    float *      y = column(op, 0);
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
+    for (int64_t i0 = 0; i0 < rows.n_row(); i0 += N_CHUNK) {
+        for (int64_t i = i0; i < std::min(rows.n_row(), i0 + N_CHUNK); ++i) {
+            y[i] = rows.dot(i, x, std::min(i + 2, rows.n_row() - 1));
+        }
+    }
+}
+
+// Columns c0 .. c0 + n - 1 at once.
+static void run_tiles(const ggml_tensor * op, const row_reader & rows, int64_t c0, int n, int n_threads, ffn_workspace & ws) {
+    const size_t  tile_size = (row_tile::size(rows) + 63) / 64 * 64;
+    const size_t  x_size    = (column_panels(rows, n, nullptr).size() + 63) / 64 * 64;
+    uint8_t *     space     = static_cast<uint8_t *>(ws.reserve(x_size + tile_size * size_t(n_threads)));
+    column_panels x(rows, n, space);
+    const auto    every = [](int, int32_t) { return true; };
+#pragma omp parallel num_threads(n_threads)
+    {
+        row_tile tile(rows, space + x_size + tile_size * size_t(omp_get_thread_num()));
+#pragma omp for schedule(dynamic)
+        for (int c = 0; c < n; ++c) {
+            x.set(c, column(op->src[1], c0 + c));
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t i0 = 0; i0 < rows.n_row(); i0 += N_CHUNK) {
+            int32_t ids[N_CHUNK];
+            int     m = 0;
+            for (int64_t i = i0; i < std::min(rows.n_row(), i0 + N_CHUNK); ++i) {
+                ids[m++] = int32_t(i);
+            }
+            multiply_rows(ids, m, x, tile, every, [&](int c, int k, float product) { column(op, c0 + c)[i0 + k] = product; });
+        }
+    }
 }
 
 void dense_run(const ggml_tensor * op, int n_threads, const sparse_kernels & kernels, ffn_workspace & ws) {
-    const ggml_tensor *      x = op->src[1];
-    const ggml_sparse_matrix m{int32_t(op->src[0]->type), op->src[0]->ne[0], op->src[0]->ne[1], op->src[0]->data};
-    const row_reader         rows(m, kernels);
-    const size_t             stride = x_prepared_size(rows.type(), m.n_col);
-    uint8_t *                space  = static_cast<uint8_t *>(ws.reserve(stride * size_t(k_max_columns)));
-    const void *             prepared[k_max_columns];
-    for (int64_t c = 0; c < x->ne[1]; ++c) {
-        prepared[c] = x_prepare(rows.type(), column(x, c), m.n_col, space + size_t(c) * stride);
+    const ggml_tensor * w = op->src[0];
+    const row_reader    rows({int32_t(w->type), w->ne[0], w->ne[1], w->data}, kernels);
+    const int64_t       n = op->src[1]->ne[1], n_at_once = columns_at_once(rows.n_col());
+    if (n == 1) {
+        run_dots(op, rows, n_threads, ws);
+        return;
     }
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
-    for (int64_t i0 = 0; i0 < m.n_row; i0 += k_chunk) {
-        for (int64_t i = i0; i < std::min(m.n_row, i0 + k_chunk); ++i) {
-            for (int64_t c = 0; c < x->ne[1]; ++c) {
-                const_cast<float *>(column(op, c))[i] = rows.dot(i, prepared[c], std::min(i + 2, m.n_row - 1));
-            }
-        }
+    for (int64_t c0 = 0; c0 < n; c0 += n_at_once) {
+        run_tiles(op, rows, c0, int(std::min(n - c0, n_at_once)), n_threads, ws);
     }
 }
 

@@ -1,14 +1,14 @@
 #pragma once
 
-// Products with libllama's own matrices (attention, head) for a few columns, on our dot
-// kernels: decode is limited by memory, and ggml's plain kernels are slower than memory.
+// Products with libllama's own matrices (attention, head) on our kernels: a dot per row for
+// one column, tiles of rows for several.
 
 #include "ffn.h"
 #include "ggml.h"
 
 namespace ggml_sparse {
 
-// Is `op` a product {n_col, n_row} x {n_col, n <= 8} with mapped weights and F32 columns?
+// Is `op` a product {n_col, n_row} x {n_col, n} with mapped weights and F32 columns?
 bool dense_supports(const ggml_tensor * op);
 
 // y = W x. Bits do not depend on n_threads nor on the number of columns.

@@ -1,12 +1,14 @@
 #include "ffn.h"
 
+#include "batch.h"
+#include "carver.h"
+#include "clock.h"
 #include "neurons.h"
 #include "reference.h"
 
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <initializer_list>
 #include <new>
@@ -36,22 +38,6 @@ void * ffn_workspace::reserve(size_t n_bytes) {
     return buf->data;
 }
 
-// Lays arrays out one behind the other: first dry to learn the size, then for real.
-class carver {
-  public:
-    explicit carver(void * base) : base_(reinterpret_cast<uintptr_t>(base)) {}
-    template <typename T> T * take(size_t n) {
-        T * p = reinterpret_cast<T *>(base_ + used_);
-        used_ += (n * sizeof(T) + 63) / 64 * 64;
-        return p;
-    }
-    size_t used() const { return used_; }
-
-  private:
-    uintptr_t base_;
-    size_t    used_ = 0;
-};
-
 // --- one call ----------------------------------------------------------------
 
 // Columns as F32, to be prepared for dots against one matrix; `dst` holds n of `stride` bytes.
@@ -74,10 +60,6 @@ class ffn_job {
     // Called by every thread of a team. False = cancelled.
     bool run(int ith, int nth, neuron_counts & counts, ffn_times & times);
 
-    const branches & rows() const { return branches_; }
-    bool             predicted() const { return predicted_; }
-    uint64_t         bytes_fc2() const { return bytes_fc2_; } // over all columns, once run() is done
-
   private:
     struct tile {
         int64_t c0; // first column
@@ -92,8 +74,8 @@ class ffn_job {
     uint8_t *        mask_of(const tile & t) const { return params_.mask ? params_.mask + t.c0 * n_ff_ : mask_; }
 
     void prepare_x(const tile & t, work_share work);
-    void select(const tile & t, int ith, int nth);
-    void select_by_unit(const tile & t, int ith, int nth);
+    void select(const tile & t, int ith, int nth, neuron_counts & counts);
+    void select_by_unit(const tile & t, int ith, int nth, neuron_counts & counts);
     void gate_up_tile(const tile & t, work_share work, neuron_counts & counts);
     void down_tile(const tile & t, work_share work, neuron_counts & counts);
     void reduce_tile(const tile & t, work_share work);
@@ -117,9 +99,8 @@ class ffn_job {
     float *   h_        = nullptr; // [16, n_ff]
     float *   acc_      = nullptr; // [16, N_PIECE, n_embd]
 
-    std::atomic<int64_t>  next_[N_PHASE] = {};
-    std::atomic<bool>     stop_{false};
-    std::atomic<uint64_t> bytes_fc2_{0};
+    std::atomic<int64_t> next_[N_PHASE] = {};
+    std::atomic<bool>    stop_{false};
 };
 
 ffn_job::ffn_job(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws)
@@ -206,7 +187,7 @@ void ffn_job::prepare_x(const tile & t, work_share work) {
     }
 }
 
-void ffn_job::select(const tile & t, int ith, int nth) {
+void ffn_job::select(const tile & t, int ith, int nth, neuron_counts & counts) {
     const int64_t r = fc1_.n_row();
     const float * x[N_COLUMN_MAX];
     const float * hidden[N_COLUMN_MAX];
@@ -217,7 +198,7 @@ void ffn_job::select(const tile & t, int ith, int nth) {
     select_hidden(fc1_, columns(pred_, x, t.n), hidden_, share(PHASE_HIDDEN, ith, nth));
 #pragma omp barrier
     if (by_unit_) {
-        select_by_unit(t, ith, nth);
+        select_by_unit(t, ith, nth, counts);
         return;
     }
     if (hidden_x_.copies()) {
@@ -228,13 +209,13 @@ void ffn_job::select(const tile & t, int ith, int nth) {
 #pragma omp barrier
     }
     if (ith == 0) {
-        bytes_fc2_ += static_cast<uint64_t>(t.n * fc2_.n_row()) * fc2_.row_size();
+        counts.bytes_fc2 += static_cast<uint64_t>(t.n * fc2_.n_row()) * fc2_.row_size();
     }
     select_mask(fc2_, columns(hidden_x_, hidden, t.n), ffn_.threshold, mask_of(t), n_ff_, share(PHASE_MASK, ith, nth));
 #pragma omp barrier
 }
 
-void ffn_job::select_by_unit(const tile & t, int ith, int nth) {
+void ffn_job::select_by_unit(const tile & t, int ith, int nth, neuron_counts & counts) {
     const int64_t r = fc1_.n_row();
     if (unit_ids_) {
         work_share work = share(PHASE_HIDDEN_X, ith, nth);
@@ -245,7 +226,7 @@ void ffn_job::select_by_unit(const tile & t, int ith, int nth) {
     }
     const hidden_units units{t.n, unit_ids_ ? unit_h_ : hidden_, unit_ids_, n_unit_, unit_sum_get(params_.kernels->isa)};
     const int64_t      slice = select_slice(n_ff_, t.n, nth);
-    bytes_fc2_ += select_mask_by_unit(fc2_, units, slice, ffn_.threshold, mask_of(t), n_ff_, share(PHASE_MASK, ith, nth));
+    counts.bytes_fc2 += select_mask_by_unit(fc2_, units, slice, ffn_.threshold, mask_of(t), n_ff_, share(PHASE_MASK, ith, nth));
 #pragma omp barrier
 }
 
@@ -293,11 +274,6 @@ void ffn_job::reduce_tile(const tile & t, work_share work) {
 
 // --- the driver ----------------------------------------------------------------
 
-static uint64_t now_ns() {
-    using namespace std::chrono;
-    return static_cast<uint64_t>(duration_cast<nanoseconds>(steady_clock::now().time_since_epoch()).count());
-}
-
 // A phase's counter is rearmed where a barrier on either side keeps every thread out of it.
 bool ffn_job::run(int ith, int nth, neuron_counts & counts, ffn_times & times) {
     for (tile t{0, 0}; t.c0 < cols_.n; t.c0 += N_COLUMN_MAX) {
@@ -312,7 +288,7 @@ bool ffn_job::run(int ith, int nth, neuron_counts & counts, ffn_times & times) {
             return false;
         }
         if (predicted_) {
-            select(t, ith, nth);
+            select(t, ith, nth, counts);
         }
         const uint64_t t1 = predicted_ ? now_ns() : t0; // preparing x is selection only where there is one
         rearm({PHASE_DOWN, PHASE_REDUCE}, ith);
@@ -330,23 +306,46 @@ bool ffn_job::run(int ith, int nth, neuron_counts & counts, ffn_times & times) {
     return true;
 }
 
-static void add_stats(const ggml_sparse_ffn & ffn, const ffn_job & job, int64_t n, const neuron_counts & counts, uint64_t n_selected,
-                      ggml_sparse_layer_stats & stats) {
-    const branches & b    = job.rows();
-    const size_t     down = ggml_row_size(static_cast<ggml_type>(ffn.down_t.type), ffn.down_t.n_col);
-    const uint64_t   gate = b.first_is_up ? counts.second : counts.first;
-    const uint64_t   up   = b.first_is_up ? counts.first : counts.second;
-    stats.n_neuron += static_cast<uint64_t>(n * ffn.up.n_row);
-    stats.n_selected += n_selected;
+static bool few_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws,
+                    neuron_counts & total, ffn_times & times) {
+    ffn_job job(ffn, cols, params, ws);
+    bool    done = true;
+#pragma omp parallel num_threads(params.n_threads)
+    {
+        const int     ith = omp_get_thread_num();
+        neuron_counts counts;
+        ffn_times     clock{};
+        const bool    finished = job.run(ith, omp_get_num_threads(), counts, clock);
+#pragma omp          critical(ggml_sparse_ffn_total)
+        total.add(counts);
+        if (ith == 0) {
+            done = finished;
+            times.ns_select += clock.ns_select;
+            times.ns_gate_up += clock.ns_gate_up;
+            times.ns_down += clock.ns_down;
+        }
+    }
+    return done;
+}
+
+static uint64_t row_bytes(const ggml_sparse_matrix & m) { return ggml_row_size(static_cast<ggml_type>(m.type), m.n_col); }
+
+static void add_stats(const ggml_sparse_ffn & ffn, int64_t n, const neuron_counts & counts, ggml_sparse_layer_stats & stats) {
+    const bool     predicted = ffn.mode == GGML_SPARSE_MODE_PREDICTED;
+    const bool     swapped   = first_is_up(ffn);
+    const uint64_t gate      = swapped ? counts.second : counts.first;
+    const uint64_t up        = swapped ? counts.first : counts.second;
+    const uint64_t every     = static_cast<uint64_t>(n * ffn.up.n_row);
+    stats.n_neuron += every;
+    stats.n_selected += predicted ? counts.first : every;
     stats.n_active += counts.active;
     stats.rows_gate += gate;
     stats.rows_up += up;
     stats.rows_down += counts.down;
-    stats.bytes_ffn += counts.first * b.first.row_size() + counts.down * down;
-    stats.bytes_ffn += b.has_second ? counts.second * b.second.row_size() : 0;
-    if (job.predicted()) {
-        stats.bytes_predictor +=
-            static_cast<uint64_t>(n * ffn.fc1.n_row) * ggml_row_size(static_cast<ggml_type>(ffn.fc1.type), ffn.fc1.n_col) + job.bytes_fc2();
+    stats.bytes_ffn += up * row_bytes(ffn.up) + counts.down * row_bytes(ffn.down_t);
+    stats.bytes_ffn += ffn.gate.data ? gate * row_bytes(ffn.gate) : 0;
+    if (predicted) {
+        stats.bytes_predictor += static_cast<uint64_t>(n * ffn.fc1.n_row) * row_bytes(ffn.fc1) + counts.bytes_fc2;
     }
 }
 
@@ -377,34 +376,13 @@ bool ffn_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_ru
         times.ns_gate_up += now_ns() - t0;
         return done;
     }
-    ffn_job       job(ffn, cols, params, ws);
-    neuron_counts total;
-    bool          done = true;
-    if (params.mask && !job.predicted()) {
+    if (params.mask && ffn.mode != GGML_SPARSE_MODE_PREDICTED) {
         std::memset(params.mask, 1, static_cast<size_t>(cols.n * ffn.up.n_row));
     }
-#pragma omp parallel num_threads(params.n_threads)
-    {
-        const int     ith = omp_get_thread_num();
-        neuron_counts counts;
-        ffn_times     clock{};
-        const bool    finished = job.run(ith, omp_get_num_threads(), counts, clock);
-#pragma omp          critical(ggml_sparse_ffn_total)
-        {
-            total.first += counts.first;
-            total.second += counts.second;
-            total.down += counts.down;
-            total.active += counts.active;
-        }
-        if (ith == 0) {
-            done = finished;
-            times.ns_select += clock.ns_select;
-            times.ns_gate_up += clock.ns_gate_up;
-            times.ns_down += clock.ns_down;
-        }
-    }
-    const uint64_t n_selected = job.predicted() ? total.first : static_cast<uint64_t>(cols.n * ffn.up.n_row);
-    add_stats(ffn, job, cols.n, total, n_selected, stats);
+    neuron_counts total;
+    const auto    run  = cols.n > 1 ? batch_run : few_run;
+    const bool    done = run(ffn, cols, params, ws, total, times);
+    add_stats(ffn, cols.n, total, stats);
     return done;
 }
 

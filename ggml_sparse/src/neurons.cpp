@@ -8,15 +8,19 @@ namespace ggml_sparse {
 static constexpr int     N_AHEAD     = 2;   // rows prefetched ahead of the dot or axpy
 static constexpr int64_t N_CHUNK_MAX = 512; // neurons per unit of work
 
+bool first_is_up(const ggml_sparse_ffn & ffn) { // reglu: relu(gate) decides
+    return ffn.activation == GGML_SPARSE_RELU || (ffn.activation == GGML_SPARSE_DRELU && ffn.first_branch == 1);
+}
+
 branches branches_of(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels) {
     branches b;
-    b.has_second  = ffn.activation != GGML_SPARSE_RELU;
-    b.relu_second = ffn.activation == GGML_SPARSE_DRELU;
-    b.every_row   = ffn.mode == GGML_SPARSE_MODE_DENSE;
-    b.first_is_up = !b.has_second || (b.relu_second && ffn.first_branch == 1); // reglu: relu(gate) decides
-    b.first       = row_reader(b.first_is_up ? ffn.up : ffn.gate, kernels);
+    b.has_second       = ffn.activation != GGML_SPARSE_RELU;
+    b.relu_second      = ffn.activation == GGML_SPARSE_DRELU;
+    b.every_row        = ffn.mode == GGML_SPARSE_MODE_DENSE;
+    const bool swapped = first_is_up(ffn);
+    b.first            = row_reader(swapped ? ffn.up : ffn.gate, kernels);
     if (b.has_second) {
-        b.second = row_reader(b.first_is_up ? ffn.gate : ffn.up, kernels);
+        b.second = row_reader(swapped ? ffn.gate : ffn.up, kernels);
     }
     return b;
 }
@@ -24,7 +28,7 @@ branches branches_of(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels
 // Neurons in increasing order, with what is needed to fetch their rows ahead of time.
 struct row_list {
     int     n = 0;
-    int32_t ids[N_CHUNK_MAX];
+    int32_t ids[N_CHUNK_MAX + 1]; // list_rows writes one entry behind the last
 
     // Calls f(j, ahead): `ahead` is the row to bring to L2 meanwhile.
     template <typename F> void each(const row_reader & rows, F && f) const {
@@ -37,26 +41,31 @@ struct row_list {
     }
 };
 
-// Neurons j0 .. j1 - 1 for which `wanted(c, j)` holds in any column.
-template <typename F> static void list_rows(row_list & list, int64_t j0, int64_t j1, int n, F && wanted) {
-    for (int64_t j = j0; j < j1; ++j) {
-        bool any = false;
-        for (int c = 0; c < n && !any; ++c) {
-            any = wanted(c, j);
+// Of the neurons at(0) .. at(n_id - 1), those for which `wanted(c, j)` holds in any column.
+template <typename A, typename F> static void list_rows(row_list & list, int64_t n_id, A && at, int n, F && wanted) {
+    for (int64_t k = 0; k < n_id; ++k) {
+        const int64_t j   = at(k);
+        bool          any = wanted(0, j); // mostly there is one column: no branch, but a store that may be overwritten
+        for (int c = 1; c < n; ++c) {
+            any = any || wanted(c, j);
         }
         list.ids[list.n] = static_cast<int32_t>(j);
         list.n += any;
     }
 }
+template <typename F> static void list_rows(row_list & list, int64_t j0, int64_t j1, int n, F && wanted) {
+    list_rows(list, j1 - j0, [=](int64_t k) { return j0 + k; }, n, wanted);
+}
 
-static void first_branch(const branches & b, const gate_up_columns & cols, int64_t j0, int64_t j1, neuron_counts & counts) {
+// Leaves the selected neurons of j0 .. j1 - 1 in `list`.
+static void first_branch(const branches & b, const gate_up_columns & cols, int64_t j0, int64_t j1, row_list & list,
+                         neuron_counts & counts) {
     const int     n        = cols.first.n;
     const int64_t n_ff     = b.first.n_row();
     auto          selected = [&](int c, int64_t j) { return !cols.mask || cols.mask[c * cols.mask_stride + j]; };
     for (int c = 0; c < n; ++c) {
         std::fill(cols.h + c * n_ff + j0, cols.h + c * n_ff + j1, 0.0f);
     }
-    row_list list;
     list_rows(list, j0, j1, n, selected);
     list.each(b.first, [&](int64_t j, int64_t ahead) {
         for (int c = 0; c < n; ++c) {
@@ -68,12 +77,14 @@ static void first_branch(const branches & b, const gate_up_columns & cols, int64
     });
 }
 
-static void second_branch(const branches & b, const gate_up_columns & cols, int64_t j0, int64_t j1, neuron_counts & counts) {
-    const int     n      = cols.first.n;
-    const int64_t n_ff   = b.first.n_row();
-    auto          wanted = [&](int c, int64_t j) { return b.every_row || cols.h[c * n_ff + j] != 0.0f; };
-    row_list      list;
-    list_rows(list, j0, j1, n, wanted);
+// Of the neurons in `list`, leaves those that need their second branch.
+static void second_branch(const branches & b, const gate_up_columns & cols, row_list & list, neuron_counts & counts) {
+    const int      n      = cols.first.n;
+    const int64_t  n_ff   = b.first.n_row();
+    auto           wanted = [&](int c, int64_t j) { return b.every_row || cols.h[c * n_ff + j] != 0.0f; };
+    const row_list first  = list;
+    list.n                = 0;
+    list_rows(list, first.n, [&](int64_t k) { return first.ids[k]; }, n, wanted);
     list.each(b.second, [&](int64_t j, int64_t ahead) {
         for (int c = 0; c < n; ++c) {
             if (wanted(c, j)) {
@@ -86,10 +97,11 @@ static void second_branch(const branches & b, const gate_up_columns & cols, int6
     });
 }
 
-static void count_active(const gate_up_columns & cols, int64_t n_ff, int64_t j0, int64_t j1, neuron_counts & counts) {
+static void count_active(const gate_up_columns & cols, int64_t n_ff, const row_list & list, neuron_counts & counts) {
     for (int c = 0; c < cols.first.n; ++c) {
-        for (int64_t j = j0; j < j1; ++j) {
-            const bool active = cols.h[c * n_ff + j] != 0.0f;
+        for (int k = 0; k < list.n; ++k) {
+            const int32_t j      = list.ids[k];
+            const bool    active = cols.h[c * n_ff + j] != 0.0f;
             counts.active += active;
             if (cols.profile) {
                 cols.profile[j] += active;
@@ -104,11 +116,12 @@ neuron_counts gate_up(const branches & b, const gate_up_columns & cols, work_sha
     neuron_counts counts;
     for (int64_t u; (u = work.take((n_ff + n_chunk - 1) / n_chunk)) >= 0;) {
         const int64_t j0 = u * n_chunk, j1 = std::min(n_ff, j0 + n_chunk);
-        first_branch(b, cols, j0, j1, counts);
+        row_list      list;
+        first_branch(b, cols, j0, j1, list, counts);
         if (b.has_second) {
-            second_branch(b, cols, j0, j1, counts);
+            second_branch(b, cols, list, counts);
         }
-        count_active(cols, n_ff, j0, j1, counts);
+        count_active(cols, n_ff, list, counts);
     }
     return counts;
 }

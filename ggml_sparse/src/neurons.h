@@ -13,10 +13,19 @@ constexpr int N_PIECE = 16; // partial sums of y
 constexpr int N_GROUP = 16; // neighbours in one piece: neuron j is in piece (j / 16) % 16
 
 struct neuron_counts {
-    uint64_t first  = 0; // rows of the first branch computed
-    uint64_t second = 0;
-    uint64_t down   = 0;
-    uint64_t active = 0; // h != 0
+    uint64_t first     = 0; // rows of the first branch computed
+    uint64_t second    = 0;
+    uint64_t down      = 0;
+    uint64_t active    = 0; // h != 0
+    uint64_t bytes_fc2 = 0; // of the predictor, read
+
+    void add(const neuron_counts & o) {
+        first += o.first;
+        second += o.second;
+        down += o.down;
+        active += o.active;
+        bytes_fc2 += o.bytes_fc2;
+    }
 };
 
 // How the branches combine, see ggml_sparse_activation.
@@ -26,9 +35,10 @@ struct branches {
     bool       has_second;
     bool       relu_second;
     bool       every_row; // DENSE: compute all rows whatever comes out
-    bool       first_is_up;
 };
 
+// Does up decide which neurons are computed further?
+bool     first_is_up(const ggml_sparse_ffn & ffn);
 branches branches_of(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels);
 
 struct gate_up_columns {

@@ -3,6 +3,7 @@
 // Rows of one matrix and the two things done with them, whoever provides the kernel; and
 // how phases share rows between threads.
 
+#include "cpu/gemm.h"
 #include "cpu/kernels.h"
 #include "ggml-cpu.h"
 #include "types.h"
@@ -20,7 +21,9 @@ class row_reader {
     int64_t             n_row() const { return n_row_; }
     size_t              row_size() const { return row_size_; }
     const weight_type & type() const { return *type_; }
-    const uint8_t *     row(int64_t i) const { return data_ + static_cast<size_t>(i) * row_size_; }
+    // For products with several columns at once, see panels.h.
+    const tile_kernels & tiles() const { return *tiles_; }
+    const uint8_t *      row(int64_t i) const { return data_ + static_cast<size_t>(i) * row_size_; }
 
     // x is prepared for type() by x_prepare; meanwhile row `ahead` is brought to L2.
     float dot(int64_t i, const void * x, int64_t ahead) const { return dot_(n_col_, row(i), x, row(ahead)); }
@@ -50,14 +53,15 @@ class row_reader {
         }
     }
 
-    const uint8_t *     data_     = nullptr;
-    int64_t             n_col_    = 0;
-    int64_t             n_row_    = 0;
-    size_t              row_size_ = 0;
-    const weight_type * type_     = nullptr;
-    dot_fn              dot_      = nullptr;
-    axpy_fn             axpy_     = nullptr;
-    axpy_fn             axpy_f32_ = nullptr;
+    const uint8_t *      data_     = nullptr;
+    int64_t              n_col_    = 0;
+    int64_t              n_row_    = 0;
+    size_t               row_size_ = 0;
+    const weight_type *  type_     = nullptr;
+    dot_fn               dot_      = nullptr;
+    axpy_fn              axpy_     = nullptr;
+    axpy_fn              axpy_f32_ = nullptr;
+    const tile_kernels * tiles_    = nullptr;
 };
 
 // Hands out the units 0 .. n - 1 of one phase to the thread that asks next. Without a shared

@@ -4,6 +4,8 @@
 #include "error.h"
 #include "host.h"
 
+#include <algorithm>
+#include <cstring>
 #include <memory>
 
 using namespace ggml_sparse;
@@ -15,6 +17,48 @@ struct ggml_sparse_sampler {
 
     std::unique_ptr<llama_sampler, deleter> chain;
 };
+
+// libllama's parser calls itself for every parenthesis and takes quadratic time over alternatives: a
+// grammar from an unknown hand must not end the process, nor hold it up for long.
+static constexpr size_t k_max_grammar_size  = 128 * 1024; // bytes
+static constexpr int    k_max_grammar_depth = 1024;       // parentheses
+
+// Deepest nesting of parentheses outside of literals, character classes and comments.
+static int grammar_depth(const char * text) {
+    int  depth = 0, deepest = 0;
+    char until = 0; // what ends the literal, class or comment that we are in
+    for (const char * c = text; *c; ++c) {
+        if (until) {
+            if (*c == '\\' && until != '\n' && c[1]) {
+                ++c;
+            } else if (*c == until) {
+                until = 0;
+            }
+        } else if (*c == '"' || *c == '[' || *c == '#') {
+            until = *c == '[' ? ']' : *c == '#' ? '\n' : '"';
+        } else if (*c == '(') {
+            deepest = std::max(deepest, ++depth);
+        } else if (*c == ')') {
+            --depth;
+        }
+    }
+    return deepest;
+}
+
+static void check_grammar(const char * gbnf) {
+    const size_t size  = std::strlen(gbnf);
+    const int    depth = grammar_depth(gbnf);
+    if (size <= k_max_grammar_size && depth <= k_max_grammar_depth) {
+        return;
+    }
+    const std::string limits =
+        "at most " + std::to_string(k_max_grammar_size) + " bytes and " + std::to_string(k_max_grammar_depth) + " parentheses deep";
+    const std::string found = std::to_string(size) + " bytes, " + std::to_string(depth) + " deep";
+    throw error(GGML_SPARSE_ERR_GRAMMAR, "The grammar is too large: " + found + ", but " + limits + ".")
+        .at("grammar")
+        .expected(limits)
+        .found(found);
+}
 
 static llama_sampler * make_grammar(const llama_vocab * vocab, const char * gbnf) {
     host_log_scope  log;
@@ -59,6 +103,7 @@ ggml_sparse_status ggml_sparse_sampler_create(const ggml_sparse_model * model, c
         auto s   = std::make_unique<ggml_sparse_sampler>();
         s->chain.reset(llama_sampler_chain_init({true}));
         if (params->grammar) {
+            check_grammar(params->grammar);
             llama_sampler_chain_add(s->chain.get(), make_grammar(model->vocab(), params->grammar));
         }
         add_penalties(s->chain.get(), *params, model->spec.info);

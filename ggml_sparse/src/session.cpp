@@ -27,6 +27,12 @@ void ffn_session::profile(bool enable) {
     profile_columns.assign(n_layer, std::vector<uint64_t>(size_t(n_set())));
 }
 
+void ffn_session::diagnose(int32_t every) {
+    diagnose_every = every;
+    diagnose_seen.assign(spec.layers.size(), 0);
+    diagnosis.assign(spec.layers.size(), ggml_sparse_layer_diagnosis{});
+}
+
 bool ffn_session::stopping() {
     if (!cancel.load(std::memory_order_relaxed)) {
         return false;

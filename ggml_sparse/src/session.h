@@ -35,6 +35,11 @@ struct ffn_session {
     // profile, per layer [n_set, n_ff] and [n_set]; empty while off
     std::vector<std::vector<uint64_t>> profile_counts, profile_columns;
 
+    // diagnosis: every n-th column (0 = none), columns seen and counters per layer
+    int32_t                                  diagnose_every = 0;
+    std::vector<uint64_t>                    diagnose_seen;
+    std::vector<ggml_sparse_layer_diagnosis> diagnosis;
+
     int64_t n_set() const { return spec.info.n_expert > 0 ? spec.info.n_expert : 1; }
 
     // FFN of expert e as the mode wants it run.
@@ -44,6 +49,7 @@ struct ffn_session {
     // Whether the batch is to stop; if so, what the host says of it until end_batch is dropped.
     bool stopping();
     void profile(bool enable);
+    void diagnose(int32_t every);
 };
 
 struct flag_reset { // a cancel concerns one evaluation only

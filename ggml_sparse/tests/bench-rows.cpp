@@ -1,5 +1,5 @@
 // Speed of the row kernels, one line per weight type and instruction set:
-//   ns per row and GB/s with rows in L2, and GB/s from memory with every thread, each for dot
+//   ns to prepare x, then ns per row and GB/s with rows in L2, and GB/s from memory with every thread, each for dot
 //   and axpy; first what this machine reads from memory at best.
 //
 //   bench-rows [n_threads [type [isa]]]      isa as in ggml_sparse_isa, all by default
@@ -109,6 +109,13 @@ static void run_type(const weight_type & wt, const sparse_kernels & kernels, con
     uint8_t *            aligned = space.data() + (64 - reinterpret_cast<uintptr_t>(space.data()) % 64) % 64;
     bench_case           c{row_reader({wt.type, N_COL, n_row, data}, kernels), x_prepare(wt, x.data(), N_COL, aligned), y.data()};
     printf("%-5s isa %d", wt.name, int(kernels.isa));
+    const double prepare = best([&] {
+                               for (int i = 0; i < 100; ++i) {
+                                   x_prepare(wt, x.data(), N_COL, aligned);
+                               }
+                           }) /
+                           100;
+    printf("  x %6.1f ns", prepare * 1e9);
     report("dot", c, n_threads, dots);
     report("axpy", c, n_threads, axpys);
     printf("\n");
@@ -125,7 +132,7 @@ int main(int argc, char ** argv) {
     printf("%d threads read %.1f GB/s\n", n_threads, read_speed(data.data(), n_threads));
     for (int i = 0; i < weight_type_count(); ++i) {
         const weight_type & wt = weight_type_at(i);
-        for (int isa = GGML_SPARSE_ISA_GENERIC; isa <= GGML_SPARSE_ISA_AVX512; ++isa) {
+        for (int isa = GGML_SPARSE_ISA_GENERIC; isa <= GGML_SPARSE_ISA_NEON; ++isa) {
             const sparse_kernels * kernels = sparse_kernels_get(static_cast<ggml_sparse_isa>(isa));
             if (kernels && (argc <= 2 || !strcmp(argv[2], "all") || !strcmp(argv[2], wt.name)) && (argc <= 3 || atoi(argv[3]) == isa)) {
                 run_type(wt, *kernels, data.data(), n_threads);

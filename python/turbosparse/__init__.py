@@ -81,10 +81,27 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     """Heavy names on first use, so that `import turbosparse` and `turbosparse -h` stay fast."""
     if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        return getattr(_import(_LAZY[name]), name)
     if name == "__version__":
         return _version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _import(module: str) -> Any:
+    """A module of this package; a native library of another version lacks names and is told as HostError.
+
+    Without this `from turbosparse import Model` would say no more than that it cannot.
+    """
+    try:
+        return import_module(f"{__name__}.{module}")
+    except AttributeError as error:
+        raise HostError(
+            f"the native library does not fit this turbosparse ({error}). Run: turbosparse doctor; "
+            "pip install --force-reinstall --no-deps turbosparse, or in a checkout make setup",
+            where=f"{__name__}.{module}",
+            expected="a library built with this version",
+            found=str(error),
+        ) from error
 
 
 def __dir__() -> list[str]:

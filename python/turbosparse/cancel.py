@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-from .errors import CancelledError
+from .errors import ArgumentError, CancelledError
 
 
 class CancelToken:
@@ -94,17 +94,31 @@ class Canceller:
         finally:
             self._generating = self._requested = False
 
+    def check_idle(self) -> None:
+        """ArgumentError while an evaluation is under way: only another thread can ask then."""
+        if self._evaluating:
+            raise ArgumentError(
+                "the model is busy in another thread; a model belongs to one thread at a time: open a second Model, or "
+                "use AsyncModel, whose tasks wait for each other",
+                where="Model",
+                expected="one thread at a time",
+                found="two",
+            )
+
     def run(self, evaluate: Callable[[], int], cancelled: int) -> int:
         """Status of `evaluate()`; `cancelled` is the status of one that was stopped.
 
         Raises:
             CancelledError: a request came before it began.
+            ArgumentError: another thread is at it.
         """
-        if self._requested:
-            raise CancelledError("the generation was cancelled")
-        left_over, self._left_over = self._left_over, False
-        try:
+        with self._lock:
+            self.check_idle()
+            if self._requested:
+                raise CancelledError("the generation was cancelled")
             self._evaluating = True
+            left_over, self._left_over = self._left_over, False
+        try:
             status = evaluate()
             if status == cancelled and left_over and not self._requested:
                 status = evaluate()

@@ -191,10 +191,10 @@ def step(
         CancelledError: Model.cancel was called.
     """
     progress = progress or Progress(model)
-    sampler = model.sampler(params)
+    sampler, turn = model.sampler(params), model.take_turn()
     try:
         _prefill(model, prompt, sampler, progress, reuse)
-        yield from _decode(model, len(prompt), sampler, params, progress)
+        yield from _decode(model, turn, sampler, params, progress)
     finally:
         sampler.close()
 
@@ -214,9 +214,8 @@ def _common(before: Sequence[int], prompt: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(prompt) - 1))
 
 
-def _decode(model: Model, n_prompt: int, sampler: Sampler, params: SamplingParams, progress: Progress) -> Iterator[int]:
-    turn = model.take_turn()
-    room = model.n_ctx - n_prompt + 1  # the last token need not be evaluated
+def _decode(model: Model, turn: int, sampler: Sampler, params: SamplingParams, progress: Progress) -> Iterator[int]:
+    room = model.n_ctx - model.n_past + 1  # the last token need not be evaluated
     limit = room if params.max_tokens is None else min(room, params.max_tokens)
     for i in range(limit):
         start = perf_counter()

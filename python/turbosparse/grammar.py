@@ -8,6 +8,9 @@ from typing import Any
 
 from .errors import ArgumentError, GrammarError
 
+COUNTS = frozenset(("minLength", "maxLength", "minItems", "maxItems"))
+MAX_COUNT = 1000
+
 
 def from_json_schema(schema: str | Mapping[str, Any]) -> str:
     """GBNF with a rule `root` that admits exactly the JSON documents of `schema`.
@@ -19,6 +22,7 @@ def from_json_schema(schema: str | Mapping[str, Any]) -> str:
         GrammarError: it is no JSON, no object, or uses what the converter lacks.
     """
     document = _parse(schema)
+    _check_counts(document)
     from llama_cpp.llama_grammar import json_schema_to_gbnf
 
     try:
@@ -57,16 +61,33 @@ def for_response_format(response_format: Mapping[str, Any] | None) -> str | None
     return from_json_schema(schema)
 
 
+def _check_counts(value: Any) -> None:
+    """The converter writes a repetition out: a count of a billion would be gigabytes of grammar."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key in COUNTS and isinstance(item, (int, float)) and item > MAX_COUNT:
+                raise GrammarError(
+                    f"the JSON schema has {key} {item}, but a grammar can count to {MAX_COUNT} only",
+                    where="json schema",
+                    expected=f"at most {MAX_COUNT}",
+                    found=str(item),
+                )
+            _check_counts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_counts(item)
+
+
 def _parse(schema: str | Mapping[str, Any]) -> Any:
     try:
-        document = json.loads(schema) if isinstance(schema, str) else dict(schema)
+        document = json.loads(schema) if isinstance(schema, str) else schema
     except json.JSONDecodeError as error:
         raise GrammarError(
             f"the JSON schema is not JSON: {error}", where="json schema", expected="JSON", found=str(error)
         ) from error
-    if not isinstance(document, dict):
+    if not isinstance(document, Mapping):
         found = type(document).__name__
         raise GrammarError(
             f"a JSON schema must be an object, not {found}", where="json schema", expected="an object", found=found
         )
-    return document
+    return dict(document)

@@ -20,7 +20,7 @@ from .model_info import LayerInfo as LayerInfo
 from .model_info import LayerProfile as LayerProfile
 from .model_info import ModelInfo as ModelInfo
 from .sampling import Sampler, SamplingParams
-from .stats import BatchStats, LayerStats
+from .stats import BatchStats, LayerDiagnosis, LayerStats
 from .threads import default_threads
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ ISAS: Mapping[str, int] = {
     "auto": lib.GGML_SPARSE_ISA_AUTO,
     "generic": lib.GGML_SPARSE_ISA_GENERIC,
     "avx2": lib.GGML_SPARSE_ISA_AVX2,
+    "avxvnni": lib.GGML_SPARSE_ISA_AVXVNNI,
     "avx512": lib.GGML_SPARSE_ISA_AVX512,
+    "neon": lib.GGML_SPARSE_ISA_NEON,
 }
 KV_TYPES: Mapping[str, int] = {"f32": 0, "f16": 1, "q8_0": 8}  # enum ggml_type, part of the GGUF format
 FLASH_ATTN: Mapping[str, int] = {"auto": -1, "off": 0, "on": 1}
@@ -129,7 +131,7 @@ class Model:
         kv_type: "f16", "f32" or "q8_0".
         flash_attn: "auto", "on" or "off" (off makes whole models bit-equal for any n_threads).
         n_batch, n_ubatch: tokens per llama_decode and per graph; None = 2048 and 512.
-        isa: "auto", or an instruction set to force: "generic", "avx2", "avx512".
+        isa: "auto", or an instruction set to force: "generic", "avx2", "avxvnni", "avx512", "neon".
         ignore_swa: allow n_ctx above the checkpoint's sliding window.
         check_tensors: also look for NaN and Inf in scales, which reads the whole file.
         memory: where the weights lie. "mapped": in the file's mapping, shared between processes, may be larger than
@@ -363,6 +365,7 @@ class Model:
 
     def truncate(self, n_past: int) -> None:
         """Keep the first `n_past` tokens of the sequence, forget the rest."""
+        self.canceller.check_idle()
         error = native.new_error()
         native.check(lib.ggml_sparse_context_truncate(self._context, n_past, error), error)
 
@@ -371,7 +374,7 @@ class Model:
         self.truncate(0)
 
     def take_turn(self) -> int:
-        """The sequence's number for the generation that has just evaluated its prompt; see check_turn."""
+        """The sequence's number for the generation that begins now; see check_turn."""
         self._turn += 1
         return self._turn
 
@@ -497,6 +500,17 @@ class Model:
         )
         native.check(status, error)
         return LayerProfile(counts.astype(np.int64), columns.astype(np.int64))
+
+    def set_diagnosis(self, every: int) -> None:
+        """Compute every `every`-th FFN column also in full, from now on; 0 stops. Counters start at zero."""
+        error = native.new_error()
+        native.check(lib.ggml_sparse_context_diagnose(self._context, every, error), error)
+
+    def read_diagnosis(self) -> list[LayerDiagnosis]:
+        """What those columns showed since, one per layer: recall of the selection, shares of the branches."""
+        layers = ffi.new("struct ggml_sparse_layer_diagnosis[]", self.info.n_layer)
+        lib.ggml_sparse_context_diagnosis(self._context, layers)
+        return [LayerDiagnosis(**native.read_struct(layer)) for layer in layers]
 
     def profile(self, tokens: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[LayerProfile]:
         """How often each neuron is not zero over `tokens`, read in fresh sequences of at most n_ctx."""

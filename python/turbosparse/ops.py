@@ -13,7 +13,7 @@ instruction sets that this CPU lacks UnsupportedModelError.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from ._native import check, ffi, lib, new_error, read_struct, text
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ids: TypeAlias = npt.NDArray[np.int32]
 
-Isa: TypeAlias = Literal["auto", "generic", "avx2", "avx512"]
+Isa: TypeAlias = Literal["auto", "generic", "avx2", "avxvnni", "avx512", "neon"]
 Mode: TypeAlias = Literal["dense", "exact", "predicted", "reference"]
 Activation: TypeAlias = Literal["drelu", "reglu", "relu"]
 
@@ -39,7 +39,7 @@ class TypeInfo:
         block_size: row lengths are multiples of it.
         type_size: bytes per block.
         x_name: type that activations are rounded to before a dot; "f32" = not at all.
-        fast: has its own SIMD form, else ggml's type traits serve it.
+        fast: has its own SIMD form (every type has).
     """
 
     name: str
@@ -110,7 +110,7 @@ def types() -> list[TypeInfo]:
 
 def isas() -> list[Isa]:
     """Instruction sets that this CPU can run, "generic" first, the best last."""
-    names: tuple[Isa, ...] = ("generic", "avx2", "avx512")
+    names: tuple[Isa, ...] = ("generic", "avx2", "avxvnni", "avx512", "neon")
     return [name for name in names if lib.ggml_sparse_isa_usable(_isa(name))]
 
 
@@ -265,7 +265,7 @@ def _type(name: str) -> TypeInfo:
 
 
 def _isa(name: str) -> int:
-    return _enum("isa", name, ("auto", "generic", "avx2", "avx512"), "GGML_SPARSE_ISA_")
+    return _enum("isa", name, get_args(Isa), "GGML_SPARSE_ISA_")
 
 
 def _enum(what: str, name: str, names: tuple[str, ...], prefix: str) -> int:

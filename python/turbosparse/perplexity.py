@@ -9,7 +9,7 @@ prediction of token n_ctx / 2 + 1. A rest shorter than a window is left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from .errors import ArgumentError
 from .model import Model
-from .stats import Meter, Sparsity
+from .stats import LayerDiagnosis, Meter, Sparsity
 
 DEFAULT_CTX = 512  # tokens, as llama-perplexity
+DIAGNOSE_EVERY = 8  # FFN columns, for recall
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Perplexity:
         mode: of the FFN.
         seconds: wall time of the evaluations.
         sparsity: of all evaluated tokens.
+        diagnosis: of each layer, where it was asked for.
     """
 
     ppl: float
@@ -47,10 +49,16 @@ class Perplexity:
     mode: str
     seconds: float
     sparsity: Sparsity | None
+    diagnosis: tuple[LayerDiagnosis, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "sparsity": self.sparsity.as_dict() if self.sparsity else None}
+        out = {**asdict(self), "sparsity": self.sparsity.as_dict() if self.sparsity else None}
+        del out["diagnosis"]
+        if self.diagnosis:
+            out["recall"] = LayerDiagnosis.total(self.diagnosis).as_dict()
+            out["recall"]["layers"] = [layer.as_dict() for layer in self.diagnosis]
+        return out
 
 
 def perplexity(
@@ -59,6 +67,7 @@ def perplexity(
     *,
     n_ctx: int | None = None,
     max_windows: int | None = None,
+    recall: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Perplexity:
     """Measure `model` on `text` in its current mode.
@@ -67,6 +76,7 @@ def perplexity(
         text: or its token ids, BOS included.
         n_ctx: tokens per window; None = 512 or the model's context, if smaller.
         max_windows: stop after so many.
+        recall: also compute every eighth FFN column in full, and report what the selection missed.
         progress: called after each window with its number, their count and the perplexity so far.
 
     Raises:
@@ -78,13 +88,19 @@ def perplexity(
     meter = Meter(model.info.bytes_ffn, model.info.n_neuron, model.info.branches)
     scores: list[npt.NDArray[np.float64]] = []
     model.stats()
+    model.set_diagnosis(DIAGNOSE_EVERY if recall else 0)
     start = perf_counter()
-    for i, window in enumerate(windows, 1):
-        scores.append(_score(model.logits(window), window))
-        meter.add(model.stats(), model.layer_stats())
-        if progress:
-            progress(i, len(windows), float(np.exp(np.concatenate(scores).mean())))
-    return _summary(np.concatenate(scores), len(windows), size, model.mode, perf_counter() - start, meter)
+    try:
+        for i, window in enumerate(windows, 1):
+            scores.append(_score(model.logits(window), window))
+            meter.add(model.stats(), model.layer_stats())
+            if progress:
+                progress(i, len(windows), float(np.exp(np.concatenate(scores).mean())))
+        diagnosis = tuple(model.read_diagnosis()) if recall else ()
+    finally:
+        model.set_diagnosis(0)
+    found = _summary(np.concatenate(scores), len(windows), size, model.mode, perf_counter() - start, meter)
+    return replace(found, diagnosis=diagnosis)
 
 
 def _window_size(model: Model, n_ctx: int | None) -> int:

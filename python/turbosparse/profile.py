@@ -1,8 +1,9 @@
 """Activation counts over a text: how often each neuron is not zero, for hot-first placement.
 
 The stats file is what `turbosparse convert --stats` reads: safetensors with, for layer i,
-`layers.{i}.counts` int64 [n_expert or 1, n_ff] and `layers.{i}.columns` int64 [n_expert or 1],
-neurons in the checkpoint's own order, and metadata `corpus`, `sha256` and `tokens`.
+`layers.{i}.counts` int64 [n_expert or 1, n_ff], `layers.{i}.columns` int64 [n_expert or 1] and, where
+branches were counted, `layers.{i}.branches` int64 [2]: neurons with gate above 0 and with up above 0, in
+every 16th column. Neurons are in the checkpoint's own order; metadata `corpus`, `sha256` and `tokens`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .errors import ArgumentError, FileError
 from .model import LayerProfile, Model
 
 WINDOW = 512  # tokens per fresh sequence
+BRANCH_EVERY = 16  # columns of which both branches are computed whole, to tell which is zero more often
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Profile:
         corpus: its name.
         sha256: of the text's UTF-8 bytes.
         tokens: evaluated.
+        branches: of each layer, neurons with gate above 0 and with up above 0 in the columns looked at.
     """
 
     layers: list[LayerProfile]
     corpus: str
     sha256: str
     tokens: int
+    branches: list[tuple[int, int]] = field(default_factory=list)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the stats file."""
@@ -47,6 +51,8 @@ class Profile:
             for il, layer in enumerate(self.layers)
             for name, array in zip(layer._fields, layer, strict=True)
         }
+        for il, branches in enumerate(self.branches):
+            arrays[f"layers.{il}.branches"] = np.array(branches, dtype=np.int64)
         save_file(arrays, path, {"corpus": self.corpus, "sha256": self.sha256, "tokens": str(self.tokens)})
 
 
@@ -77,6 +83,7 @@ def profile_text(
     windows = _windows(tokens, min(WINDOW, model.n_ctx), model.info.token_bos if model.info.add_bos else None)
     total, done = sum(map(len, windows)), 0
     model.set_profiling(True)
+    model.set_diagnosis(BRANCH_EVERY)
     try:
         for window in windows:
             model.reset()
@@ -85,10 +92,12 @@ def profile_text(
             if progress:
                 progress(done, total)
         stored = model.read_profile()
+        branches = [(layer.n_gate, layer.n_up) for layer in model.read_diagnosis()]
     finally:
         model.set_profiling(False)
+        model.set_diagnosis(0)
     sha256 = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    return Profile(_checkpoint_order(model, stored), corpus, sha256, done)
+    return Profile(_checkpoint_order(model, stored), corpus, sha256, done, branches)
 
 
 def profile_file(

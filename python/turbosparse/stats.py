@@ -41,6 +41,53 @@ class LayerStats:
 
 
 @dataclass(frozen=True)
+class LayerDiagnosis:
+    """What some columns, computed in full, show of one layer's selection, or summed over layers. All measured.
+
+    Attributes:
+        n_column: FFN columns computed in full.
+        n_neuron: n_ff x n_column.
+        n_gate, n_up: neurons whose gate, whose up is above 0, whatever the other is.
+        n_active: neurons whose product is not zero, selected or not.
+        n_selected: neurons that were let pass.
+        n_hit: both.
+        weight_active, weight_hit: n_active and n_hit with each neuron counted by |product|.
+    """
+
+    n_column: int
+    n_neuron: int
+    n_gate: int
+    n_up: int
+    n_active: int
+    n_selected: int
+    n_hit: int
+    weight_active: float
+    weight_hit: float
+
+    @property
+    def recall(self) -> float:
+        """Share of active neurons that were selected."""
+        return self.n_hit / self.n_active if self.n_active else 1.0
+
+    @property
+    def weighted_recall(self) -> float:
+        """The same by activation."""
+        return self.weight_hit / self.weight_active if self.weight_active else 1.0
+
+    @classmethod
+    def total(cls, layers: Sequence[LayerDiagnosis]) -> LayerDiagnosis:
+        """Sum over layers."""
+        return cls(*(sum(getattr(layer, field.name) for layer in layers) for field in fields(cls)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: shares of all neurons, and recalls."""
+        shares = {
+            name: _share(getattr(self, f"n_{name}"), self.n_neuron) for name in ("gate", "up", "active", "selected")
+        }
+        return {"columns": self.n_column, **shares, "recall": self.recall, "weighted_recall": self.weighted_recall}
+
+
+@dataclass(frozen=True)
 class BatchStats:
     """One llama_decode batch.
 

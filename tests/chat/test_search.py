@@ -63,6 +63,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """100,000 messages in 1,000 conversations, and one of 2,000 messages."""
     draw = random.Random(1)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(8000)]
+    texts = ["the " + " ".join(draw.choices(words, k=12)) for _ in range(4001)]
     with Store(tmp_path_factory.mktemp("big")) as store, store.db.transaction():
         for c in range(1, 1002):
             key = store.create(f"conversation {c}").id
@@ -77,7 +78,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
                         key,
                         first + i - 1 if i else None,
                         "assistant" if i % 2 else "user",
-                        "the " + " ".join(draw.choices(words, k=30)),
+                        texts[(first + i) % len(texts)],
                         float(i),
                     )
                     for i in range(n)

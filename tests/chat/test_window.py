@@ -107,3 +107,17 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         finally:
             chat.send_signal(signal.SIGTERM)
     assert chat.returncode == 0
+
+
+def test_without_a_browser_the_journeys_say_so(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.e2e_web"],
+        cwd=root,
+        env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("e2e not run: ")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from turbosparse.chat.routes.page import missing_libraries
 
-from .browser import chromium
+from . import chromium
 
 
 def obstacle() -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+from . import chromium
+
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-default-apps", "--no-default-browser-check"),
@@ -23,11 +23,6 @@ FLAGS = (
     ),
 )
 SCHEMES = ("blob", "data", "devtools", "about", "chrome", "chrome-untrusted", "chrome-extension")
-
-
-def chromium() -> str | None:
-    """The browser's program."""
-    return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 def launch(playwright: Playwright, net_log: Path) -> Browser:

@@ -149,14 +149,16 @@ def test_a_stock_model_opens_with_a_badge(chat: Chat, shot: Shot) -> None:
 
 
 def test_recall_and_tokens(chat: Chat, shot: Shot) -> None:
-    window = chat(max_tokens=60, ignore_eos=True)
+    window = chat(max_tokens=60, ignore_eos=True, seed=3)
     window.ask("What do you like to do?")
     window.page.keyboard.press("Alt+s")
     window.page.click(".panel .meter button")
     window.page.wait_for_selector(".big-figure")
     assert 30 < float(window.page.inner_text(".big-figure").split()[0]) <= 100
     window.click("Show tokens")
-    window.page.hover(".token >> nth=4")
+    window.page.focus(".token-text")
+    for _ in range(5):
+        window.page.keyboard.press("ArrowRight")
     window.page.wait_for_selector(".alternatives li")
     shot(window, "bundled-tokens")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,26 @@ def test_two_streams_at_once_are_refused(model: Model) -> None:
     with pytest.raises(ArgumentError, match="another generation"):
         next(first)
     assert second.result().tokens == model.generate("cd", max_tokens=8, **GREEDY).tokens
+
+
+def test_two_threads_are_refused(cases: Any) -> None:
+    """One of them works, the other is told; nothing crashes, and the model is usable afterwards."""
+    case = cases("mistral", n_layer=4, n_embd=256, n_ff=1024, n_ctx=2048, seed=9, with_predictor=False)
+    with case.open(n_ctx=2048, n_batch=16, n_ubatch=16, mode="reference") as model:
+        found: list[Any] = []
+        prompt = np.random.default_rng(0).integers(3, 360, 2000).tolist()
+        thread = threading.Thread(target=lambda: found.append(model.generate(prompt)))
+        thread.start()
+        while not model.canceller._evaluating:
+            time.sleep(0.001)
+        for forbidden in (lambda: model.eval([1]), model.reset, lambda: model.generate("ab"), lambda: model.embed("a")):
+            with pytest.raises(ArgumentError, match="another thread"):
+                forbidden()
+        model.cancel()
+        thread.join()
+        assert found[0].finish_reason == "cancelled"
+        model.mode = "exact"
+        assert model.generate("ab", max_tokens=2, **GREEDY).tokens
 
 
 def test_vectors_end_a_stream_too(model: Model) -> None:

@@ -57,8 +57,8 @@ def test_it_works_here(here: dict[str, Any]) -> None:
 
 def test_what_the_kernels_use_really_runs(here: dict[str, Any]) -> None:
     kernels = {c["name"].split()[1] for c in here["checks"] if c["name"].startswith("kernels ")}
-    for isa in kernels - {"generic"}:
-        assert find(here, "cpu", isa)["value"] == "runs", "the engine picked an instruction set that does not run"
+    runs = {c["name"].replace("_", "") for c in here["checks"] if c["section"] == "cpu" and c["value"] == "runs"}
+    assert kernels - {"generic"} <= runs, "the engine picked an instruction set that does not run"
 
 
 def test_the_hosts_amx_was_tried_where_it_has_any(here: dict[str, Any]) -> None:

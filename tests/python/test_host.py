@@ -130,3 +130,23 @@ def test_an_incomplete_installation_is_named(monkeypatch: pytest.MonkeyPatch, tm
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "libggml-sparse.so").touch()
     assert _native._find_library() == tmp_path / "lib" / "libggml-sparse.so"
+
+
+STALE = """
+import sys, types
+native = types.ModuleType("turbosparse._native")
+native.ffi, native.lib = object(), object()
+import turbosparse
+sys.modules["turbosparse._native"] = native
+try:
+    from turbosparse import Model
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_native_library_of_another_version_is_named() -> None:
+    """Python code that is newer than the library: the usual state of a checkout after a pull."""
+    said = python(STALE)
+    assert said.startswith("HostError the native library does not fit")
+    assert "make setup" in said

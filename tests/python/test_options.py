@@ -45,11 +45,13 @@ def test_a_type_checker_agrees(tmp_path: Path) -> None:
     """py.typed is there, use passes mypy --strict, and each misuse is noticed."""
     misuse = "".join(f"{line}  # misuse\n" for line in MISUSE)
     (tmp_path / "use.py").write_text(USE + misuse)
+    root = Path(turbosparse.__file__).parent.parent
+    environment = {} if root.name == "site-packages" else {"MYPYPATH": str(root)}  # the finder of editable installs
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "use.py"]
     done = subprocess.run(
         [*command, "--cache-dir", str(tmp_path / "cache"), "--follow-imports=silent"],
         capture_output=True, text=True, timeout=300, cwd=tmp_path,
-        env={"MYPYPATH": str(Path(turbosparse.__file__).parent.parent), "PATH": ""},
+        env=environment,
     )  # fmt: skip
     lines = [int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line]
     first = USE.count("\n") + 1

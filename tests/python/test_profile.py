@@ -26,7 +26,9 @@ def test_the_stats_file(model: Model, tmp_path: Path) -> None:
             "sha256": hashlib.sha256(TEXT.encode()).hexdigest(),
             "tokens": str(profile.tokens),
         }
-        assert sorted(file.keys()) == [f"layers.{il}.{name}" for il in (0, 1) for name in ("columns", "counts")]
+        assert sorted(file.keys()) == [
+            f"layers.{il}.{name}" for il in (0, 1) for name in ("branches", "columns", "counts")
+        ]
         for il, layer in enumerate(profile.layers):
             counts = file.get_tensor(f"layers.{il}.counts")
             assert (counts.dtype, counts.shape) == (np.int64, (1, 160))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -76,6 +77,11 @@ def running(engine: Engine, **options: Any) -> Iterator[Server]:
 
 def authorised(token: str = TOKEN) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
+
+
+def allowed(seconds: float) -> float:
+    """What `seconds` of an idle machine are on this one now."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 Serve = Callable[..., Server]

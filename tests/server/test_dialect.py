@@ -263,6 +263,21 @@ def test_apply_template(server: Server) -> None:
     assert prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_tools_in_the_template(server: Server) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "tools": [TOOL]}
+    assert '<tools>\n{"name": "weather"' in server.post("/apply-template", body).json()["prompt"]
+
+
+def test_a_last_message_of_the_assistant_is_gone_on_with(server: Server) -> None:
+    """Its end token is left out of the prompt; the answer is what follows."""
+    begun = [{"role": "user", "content": "say: the"}, {"role": "assistant", "content": "the answer"}]
+    tokens = len(server.engine.encode(begun, add_generation_prompt=False))
+    answer = server.post("/v1/chat/completions", {"messages": begun, "max_tokens": 1}).json()
+    assert answer["usage"]["prompt_tokens"] == tokens - 2
+    other = server.post("/v1/chat/completions", {"messages": begun, "max_tokens": 1, "continue_final_message": False})
+    assert other.json()["usage"]["prompt_tokens"] > tokens
+
+
 def test_embeddings(server: Server) -> None:
     answer = server.post("/v1/embeddings", {"input": ["a", "b b"]}).json()
     assert [item["index"] for item in answer["data"]] == [0, 1]

@@ -19,6 +19,8 @@ from turbosparse.server.engine import Done, LoadOptions, NotReadyError, PromptPr
 from turbosparse.server.live import LiveEngine
 from turbosparse.server.runs import CHUNK, likeliest, log_softmax
 
+from tests.server.conftest import allowed
+
 T = TypeVar("T")
 OPTIONS = LoadOptions(n_ctx=512, n_parallel=3, n_threads=1)
 # flash attention sums a long batch in another order than a short one, so only without it a cached prefix
@@ -226,7 +228,7 @@ def test_texts_that_cannot_fit_cost_no_time(micro: Path) -> None:
         assert (caught.value.n_ctx, caught.value.n_prompt > 512) == (512, True)
         with pytest.raises(ContextOverflowError):
             engine.encode([{"role": "user", "content": hostile}])
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < allowed(1.0)
         longest = max(len(engine.piece(token, special=True)) for token in range(engine.card.n_vocab))
         assert caught.value.n_prompt == len(hostile) // longest
 
@@ -367,7 +369,7 @@ def test_cancelling_generation(micro: Path) -> None:
                 job.cancel()
         assert isinstance(event, Done)
         assert event.finish_reason == "cancelled"
-        assert time.monotonic() - start < 0.2 + 0.3  # a busy machine's share
+        assert time.monotonic() - start < allowed(0.2)
         await idle(engine)
         assert (await answer(engine, STORY)).done.finish_reason == "length"
 
@@ -383,7 +385,7 @@ def test_cancelling_in_the_middle_of_a_batch(micro: Path) -> None:
         start = time.monotonic()
         job.cancel()
         events = [event async for event in job]
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < allowed(1.0)
         assert events[-1].finish_reason == "cancelled"
         assert events[-1].timings.prompt_n < events[-1].n_prompt
         expected = await answer(engine, STORY, cache_prompt=False)

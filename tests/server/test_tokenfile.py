@@ -42,7 +42,7 @@ def test_two_at_once_agree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "mode", "reason"),
-    [(b"x" * 40, 0o644, "others can read it"), (b"short", 0o600, "fewer"), (b"\xff" * 40, 0o600, "")],
+    [(b"x" * 40, 0o644, "others can read it"), (b"short", 0o600, "fewer"), (b"\xff" * 40, 0o600, "ascii")],
 )
 def test_a_file_that_cannot_be_it(tmp_path: Path, content: bytes, mode: int, reason: str) -> None:
     path = tmp_path / "token"

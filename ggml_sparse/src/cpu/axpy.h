@@ -19,21 +19,27 @@ struct axpy_rows {
     const uint8_t * w[N_ROW_MAX];
     const uint8_t * ahead[N_ROW_MAX];
 
+    size_t done, fetched; // bytes of each row, and of each `ahead`
+
     void advance(size_t n_bytes) {
         for (int r = 0; r < n; ++r) {
             w[r] += n_bytes;
-            ahead[r] += n_bytes;
         }
+        done += n_bytes;
     }
-    void prefetch(size_t n_bytes) const {
-        for (int r = 0; r < n; ++r) {
-            prefetch_l2(ahead[r], n_bytes);
+    // Bring `ahead` to L2 up to n_bytes behind `done`, a few lines at a time: many at once would
+    // take the buffers that loads need.
+    void prefetch(size_t n_bytes) {
+        for (; fetched < done + n_bytes; fetched += 64) {
+            for (int r = 0; r < n; ++r) {
+                prefetch_l2(ahead[r] + fetched, 64);
+            }
         }
     }
 };
 
 inline axpy_rows axpy_rows_of(int n, const float * h, const void * const * w, const void * const * ahead) {
-    axpy_rows rows{n, {}, {}, {}};
+    axpy_rows rows{n, {}, {}, {}, 0, 0};
     for (int r = 0; r < n; ++r) {
         rows.h[r]     = h[r];
         rows.w[r]     = static_cast<const uint8_t *>(w[r]);
@@ -158,13 +164,14 @@ constexpr x_order                         order_of_unit(const super6_dot *) { re
 
 // y += N rows of n_block blocks. Any type: quants become bytes in L1 first.
 template <typename unit, int N> struct axpy_bytes {
-    static void add(const axpy_rows & rows, int n_block, float * y) {
+    static void add(axpy_rows & rows, int n_block, float * y) {
         constexpr x_order order = order_of_unit(static_cast<const unit *>(nullptr));
         unit_values       values[N];
         for (int r = 0; r < N; ++r) {
             unpack_unit(unit(), rows.w[r], values[r]);
         }
         for (int piece = 0; piece < 2 * n_block; ++piece) {
+            rows.prefetch(static_cast<size_t>(piece + 1) * unit::BYTES / (2 * UNIT_BLOCKS));
             add_piece(rows, values, piece, x_place(order, piece) * 16, y + piece * 16);
         }
     }
@@ -188,12 +195,13 @@ template <typename unit, int N> struct axpy_unit : axpy_bytes<unit, N> {};
 #if defined(SIMD_HAS_TABLES)
 // The same for nibbles: a block has sixteen values, and a vector holds them.
 template <typename unit, int N> struct axpy_nibbles {
-    static void add(const axpy_rows & rows, int n_block, float * y) {
+    static void add(axpy_rows & rows, int n_block, float * y) {
         unit_values values[N];
         for (int r = 0; r < N; ++r) {
             scale_unit(unit(), rows.w[r], values[r]);
         }
         for (int i = 0; i < n_block; ++i) { // as many pieces of bytes as blocks
+            rows.prefetch(static_cast<size_t>(i + 1) * unit::BYTES / UNIT_BLOCKS);
             add_piece(rows, values, unit::nibbles(i), y);
         }
     }
@@ -222,7 +230,6 @@ template <int N> struct axpy_unit<super4_dot<q4_K_row>, N> : axpy_nibbles<super4
 
 template <typename unit, int N> void axpy_quant_pass(int64_t n, axpy_rows rows, float * y) {
     for (; n >= UNIT_SIZE; n -= UNIT_SIZE, y += UNIT_SIZE) {
-        rows.prefetch(unit::BYTES);
         axpy_unit<unit, N>::add(rows, UNIT_BLOCKS, y);
         rows.advance(unit::BYTES);
     }
@@ -233,7 +240,6 @@ template <typename unit, int N> void axpy_quant_pass(int64_t n, axpy_rows rows, 
             memcpy(last[r], rows.w[r], left);
             rows.w[r] = last[r];
         }
-        rows.prefetch(left);
         axpy_unit<unit, N>::add(rows, static_cast<int>(n / 32), y);
     }
 }

@@ -4,6 +4,8 @@
 #include "kernels.h"
 #include "units.h"
 
+#include <initializer_list>
+
 // Built without architecture flags: this code runs before we know the CPU.
 
 namespace ggml_sparse {
@@ -14,31 +16,41 @@ static bool cpu_has(ggml_sparse_isa isa) {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     switch (isa) {
         case GGML_SPARSE_ISA_AVX2: return avx2;
+        case GGML_SPARSE_ISA_AVXVNNI: return avx2 && __builtin_cpu_supports("avxvnni");
         case GGML_SPARSE_ISA_AVX512:
             return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
         default: break;
+    }
+#elif defined(__aarch64__)
+    if (isa == GGML_SPARSE_ISA_NEON) {
+        return ggml_cpu_has_dotprod() != 0;
     }
 #endif
     return isa == GGML_SPARSE_ISA_GENERIC;
 }
 
 static const sparse_kernels * kernels_of(ggml_sparse_isa isa) {
+    switch (isa) {
+        case GGML_SPARSE_ISA_GENERIC: return &sparse_kernels_generic;
 #if defined(__x86_64__)
-    if (isa == GGML_SPARSE_ISA_AVX512) {
-        return &sparse_kernels_avx512;
-    }
-    if (isa == GGML_SPARSE_ISA_AVX2) {
-        return &sparse_kernels_avx2;
-    }
+        case GGML_SPARSE_ISA_AVX2: return &sparse_kernels_avx2;
+        case GGML_SPARSE_ISA_AVXVNNI: return &sparse_kernels_avxvnni;
+        case GGML_SPARSE_ISA_AVX512: return &sparse_kernels_avx512;
+#elif defined(__aarch64__)
+        case GGML_SPARSE_ISA_NEON: return &sparse_kernels_neon;
 #endif
-    return isa == GGML_SPARSE_ISA_GENERIC ? &sparse_kernels_generic : nullptr;
+        default: return nullptr;
+    }
 }
 
 static ggml_sparse_isa best_isa() {
-    return cpu_has(GGML_SPARSE_ISA_AVX512) ? GGML_SPARSE_ISA_AVX512
-           : cpu_has(GGML_SPARSE_ISA_AVX2) ? GGML_SPARSE_ISA_AVX2
-                                           : GGML_SPARSE_ISA_GENERIC;
+    for (ggml_sparse_isa isa : {GGML_SPARSE_ISA_AVX512, GGML_SPARSE_ISA_AVXVNNI, GGML_SPARSE_ISA_AVX2, GGML_SPARSE_ISA_NEON}) {
+        if (cpu_has(isa)) {
+            return isa;
+        }
+    }
+    return GGML_SPARSE_ISA_GENERIC;
 }
 
 const sparse_kernels * sparse_kernels_get(ggml_sparse_isa isa) {
@@ -51,16 +63,14 @@ const sparse_kernels * sparse_kernels_get(ggml_sparse_isa isa) {
 }
 
 unit_sum_fn unit_sum_get(ggml_sparse_isa isa) {
+    switch (isa) {
 #if defined(__x86_64__)
-    if (isa == GGML_SPARSE_ISA_AVX512) {
-        return unit_sum_avx512;
-    }
-    if (isa == GGML_SPARSE_ISA_AVX2) {
-        return unit_sum_avx2;
-    }
+        case GGML_SPARSE_ISA_AVX2: return unit_sum_avx2;
+        case GGML_SPARSE_ISA_AVXVNNI: return unit_sum_avxvnni;
+        case GGML_SPARSE_ISA_AVX512: return unit_sum_avx512;
 #endif
-    (void) isa;
-    return unit_sum_generic;
+        default: return unit_sum_generic;
+    }
 }
 
 } // namespace ggml_sparse

@@ -1,6 +1,6 @@
 // Dot and axpy per weight type, over the primitives of simd.h. Compiled once per instruction
-// set with KERNEL_ISA = GENERIC, AVX2 or AVX512 and KERNEL_TABLE = its table's name, without
-// contraction of a * b + c. No C++ library inlines here: the linker could keep their copy
+// set with KERNEL_ISA = GENERIC, AVX2, ..., KERNEL_TABLE = its table's name and BATCH_TABLE =
+// gemm.cpp's, without contraction of a * b + c. No C++ library inlines here: the linker could keep their copy
 // that was built for a CPU we do not run on.
 
 #include "kernels.h"
@@ -8,6 +8,7 @@
 #include "axpy.h"
 #include "dot-floats.h"
 #include "dot-quants.h"
+#include "gemm.h"
 
 namespace ggml_sparse {
 namespace {
@@ -36,6 +37,7 @@ const sparse_kernels KERNEL_TABLE = {
 #include "../quants.def"
 #undef SPARSE_TYPE
     },
+    &BATCH_TABLE,
 };
 
 } // namespace ggml_sparse

@@ -36,13 +36,18 @@ enum sparse_type_index {
     SPARSE_TYPE_COUNT
 };
 
+struct batch_kernels; // gemm.h
+
 struct sparse_kernels {
-    ggml_sparse_isa isa;
-    row_kernels     rows[SPARSE_TYPE_COUNT]; // by row of quants.def
+    ggml_sparse_isa       isa;
+    row_kernels           rows[SPARSE_TYPE_COUNT]; // by row of quants.def
+    const batch_kernels * batch;                   // for several columns
 };
 
 extern const sparse_kernels sparse_kernels_generic;
 extern const sparse_kernels sparse_kernels_avx2;
+extern const sparse_kernels sparse_kernels_avxvnni;
 extern const sparse_kernels sparse_kernels_avx512;
+extern const sparse_kernels sparse_kernels_neon;
 
 } // namespace ggml_sparse

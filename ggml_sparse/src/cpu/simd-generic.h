@@ -40,10 +40,14 @@ inline vf   vf_add(const vf & a, const vf & b) {
 inline vf vf_mul(const vf & a, const vf & b) {
     return vf_make([&](int i) { return a.v[i] * b.v[i]; });
 }
-// libm's fmaf is a call per element; the product is exact in double, so this rounds twice at most.
+// Where libm's fmaf would be a call per element: the product is exact in double, so this rounds twice at most.
 inline vf vf_fma(const vf & a, const vf & b, const vf & c) {
+#if defined(__FP_FAST_FMAF)
+    return vf_make([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
+#else
     return vf_make(
         [&](int i) { return static_cast<float>(static_cast<double>(a.v[i]) * static_cast<double>(b.v[i]) + static_cast<double>(c.v[i])); });
+#endif
 }
 inline float vf_sum(const vf & a) { return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7])); }
 
@@ -174,10 +178,6 @@ inline void vi_even_odd(const vi * low, const vi * high, vi & even, vi & odd) {
 }
 
 // --- scales of 256-wide blocks ---------------------------------------------------------
-
-// Six-bit scale j and minimum j of a q4_K or q5_K block, from the twelve bytes behind d and dmin.
-inline int k_scale(const uint8_t * s, int j) { return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4; }
-inline int k_minimum(const uint8_t * s, int j) { return j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4; }
 
 // Of blocks p * W .. of two q4_K or q5_K: d * scale and -dmin * minimum, both exact.
 template <int BYTES> inline void load_k_scales(const uint8_t * w, int p, vf & d, vf & m) {

@@ -3,9 +3,9 @@
 // The primitives that kernels are made of, over one vector of F32; the only #if ladder on
 // instruction sets.
 //
-// vf        W floats                    BLOCKS   32-wide int8 blocks in one vector (W * 4 bytes)
-// vi        W int32
-// vq        W * 4 int8, whole blocks    bytes, nibbles, high bits: of BLOCKS ggml blocks, `stride` bytes apart
+// vf   W floats, W = 4, 8 or 16
+// vi   W int32
+// vq   W * 4 int8, in pieces of 16
 //
 // Everything is static: the same names mean different code in every object.
 
@@ -24,6 +24,10 @@ inline void prefetch_l2(const void * p, size_t n) {
     }
 }
 
+// Six-bit scale j and minimum j of a q4_K or q5_K block, from the twelve bytes behind d and dmin.
+inline int k_scale(const uint8_t * s, int j) { return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4; }
+inline int k_minimum(const uint8_t * s, int j) { return j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4; }
+
 } // namespace
 } // namespace ggml_sparse
 
@@ -31,6 +35,8 @@ inline void prefetch_l2(const void * p, size_t n) {
 #    include "simd-avx512.h"
 #elif defined(__AVX2__)
 #    include "simd-avx2.h"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#    include "simd-neon.h"
 #else
 #    include "simd-generic.h"
 #endif

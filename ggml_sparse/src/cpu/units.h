@@ -27,6 +27,7 @@ using unit_sum_fn = void (*)(const unit_rows & rows, const int32_t * ids, const 
 
 extern const unit_sum_fn unit_sum_generic;
 extern const unit_sum_fn unit_sum_avx2;
+extern const unit_sum_fn unit_sum_avxvnni;
 extern const unit_sum_fn unit_sum_avx512;
 
 // Of an instruction set that this CPU runs.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options
+
+if TYPE_CHECKING:
+    from ..stats import LayerDiagnosis
 
 
 def command(
@@ -23,6 +27,9 @@ def command(
         int | None,
         typer.Option("--windows", min=1, help="Windows to measure. [default: the whole text]"),
     ] = None,
+    recall: Annotated[
+        bool, typer.Option("--recall", help="Also compute every eighth token's FFNs in full, and say what was missed.")
+    ] = False,
     kv_type: options.KvTypeOption = "f16",
     flash_attn: options.FlashAttnOption = "auto",
     threads: options.ThreadsOption = None,
@@ -45,7 +52,12 @@ def command(
         file, mode=mode, n_ctx=n_ctx, n_threads=threads, kv_type=kv_type, flash_attn=flash_attn, ignore_swa=ignore_swa
     ) as model:
         result = perplexity(
-            model, content, n_ctx=n_ctx, max_windows=windows, progress=_show if sys.stderr.isatty() else None
+            model,
+            content,
+            n_ctx=n_ctx,
+            max_windows=windows,
+            recall=recall,
+            progress=_show if sys.stderr.isatty() else None,
         )
     if as_json:
         print(json.dumps(result.as_dict()))
@@ -54,9 +66,23 @@ def command(
         f"perplexity {result.ppl:.4f} +- {result.error:.4f} (mode {result.mode}, {result.tokens} tokens scored "
         f"in {result.windows} windows of {result.n_ctx})"
     )
+    if result.diagnosis:
+        _print_recall(result.diagnosis)
     if result.sparsity:
         active = f"{100 * result.sparsity.active_frac:.1f} % of neurons active"
         print(f"{active}, {result.sparsity.tokens / result.seconds:.0f} tok/s", file=sys.stderr)
+
+
+def _print_recall(layers: Sequence[LayerDiagnosis]) -> None:
+    """One line per layer and one for all of them, in percent."""
+    from ..stats import LayerDiagnosis
+
+    names = ("gate", "up", "active", "selected", "recall", "weighted_recall")
+    print("layer" + "".join(f"{name.replace('weighted_recall', 'by weight'):>10}" for name in names))
+    rows = [(str(il), layer) for il, layer in enumerate(layers)] + [("all", LayerDiagnosis.total(layers))]
+    for name, layer in rows:
+        values = layer.as_dict()
+        print(f"{name:>5}" + "".join(f"{100 * values[column]:10.2f}" for column in names))
 
 
 def _show(done: int, count: int, ppl: float) -> None:

@@ -19,7 +19,7 @@ from .check import Check
 
 PROC = Path("/proc")
 SCRIPT = Path(__file__).with_name("instructions.py")
-OURS = ("avx2", "fma", "f16c", "avx512", "avx512_vnni")  # what our kernels have variants for
+OURS = ("avx2", "fma", "f16c", "avx_vnni", "avx512", "avx512_vnni")  # what our kernels have variants for
 # what the kernel's flags call them
 FLAGS = {"avx512": "avx512f", "avx512_vbmi": "avx512vbmi"}
 ROOM = 10e9  # bytes; a converted 7B model takes about half

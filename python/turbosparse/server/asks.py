@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ArgumentError
-from ..grammar import from_json_schema
+from ..grammar import for_response_format, from_json_schema
 from ..sampling import SEED_LIMIT, SamplingParams
 from . import messages as chat
 from . import tools as toolbox
@@ -20,7 +20,6 @@ log = logging.getLogger("turbosparse.server")
 
 MAX_STOPS = 16
 MAX_PROBS = 100
-ANY_OBJECT = {"type": "object"}
 
 
 @dataclass(frozen=True)
@@ -50,19 +49,44 @@ def chat_ask(engine: Engine, body: Mapping[str, Any]) -> Ask:
     fields, card = Fields(body), engine.card
     _refuse_chat(fields)
     offered = toolbox.offered(fields)
-    turns = chat.checked(fields.raw("messages"))
-    variables = dict(fields.raw("chat_template_kwargs") or {}) if _object(fields, "chat_template_kwargs") else {}
-    native = toolbox.speaks(card.chat_template)
-    if not native:
-        turns = toolbox.explained(turns, offered)
-    elif offered.tools:
-        variables["tools"] = list(offered.tools)
-    variables["add_generation_prompt"] = fields.flag("add_generation_prompt", not _continues(turns, fields))
+    turns, variables = chat_turns(card, fields, offered)
     prompt = engine.encode(turns, **variables)
+    if continues(turns, fields):
+        prompt = unfinished(engine, prompt)
     top = fields.integer("top_logprobs", "n_probs", default=0, low=0, high=MAX_PROBS)
     wanted = fields.flag("logprobs") or top > 0
     params = _params(fields, card, toolbox.grammar(offered))
     return _finish(fields, card, prompt, params, top if wanted else None, tools=bool(offered.tools))
+
+
+def chat_turns(card: ModelCard, fields: Fields, offered: toolbox.Offer) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Messages and variables for the chat template, the tools told in the one way or the other."""
+    turns = chat.checked(fields.raw("messages"))
+    kwargs = fields.object("chat_template_kwargs")
+    variables = {} if kwargs is None else kwargs.given()
+    if not toolbox.speaks(card.chat_template):
+        turns = toolbox.explained(turns, offered)
+    elif offered.tools:
+        variables["tools"] = list(offered.tools)
+    variables["add_generation_prompt"] = fields.flag("add_generation_prompt", not continues(turns, fields))
+    return turns, variables
+
+
+def continues(turns: Sequence[Mapping[str, Any]], fields: Fields) -> bool:
+    """Whether the last message is the beginning of the answer, to go on with: the default, as in llama-server."""
+    wanted = fields.flag("continue_final_message", True)
+    return wanted and turns[-1]["role"] == "assistant" and not turns[-1].get("tool_calls")
+
+
+def unfinished(engine: Engine, prompt: list[int]) -> list[int]:
+    """`prompt` without what the template puts behind the last message: a control token and white space."""
+    for i in range(len(prompt) - 1, -1, -1):
+        piece = engine.piece(prompt[i])
+        if not piece:
+            return prompt[:i]
+        if piece.strip():
+            break
+    raise invalid("the model's chat template cannot leave the last message open; end with a user's", "messages")
 
 
 def text_ask(engine: Engine, body: Mapping[str, Any], native: bool = False) -> Ask:
@@ -183,24 +207,14 @@ def _format(fields: Fields) -> str | None:
     wanted = fields.object("response_format")
     if wanted is None:
         return None
-    kind = wanted.choice("type", ("text", "json_object", "json_schema"))
-    if kind in (None, "text"):
-        return None
-    holder = wanted.object("json_schema") if kind == "json_schema" else wanted
-    schema = None if holder is None else holder.raw("schema")
-    if kind == "json_schema" and schema is None:
-        raise invalid("response_format.json_schema.schema is missing", "response_format")
-    return from_json_schema(_object_of(fields, "response_format", ANY_OBJECT if schema is None else schema))
+    wanted.object("json_schema")  # an object, if it is there
+    return for_response_format(wanted.given())
 
 
 def _object_of(fields: Fields, name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise fields.wrong(name, "a JSON schema (an object)", value)
     return value
-
-
-def _object(fields: Fields, name: str) -> bool:
-    return fields.object(name) is not None
 
 
 # --- what is not there -----------------------------------------------------------------
@@ -212,11 +226,6 @@ def _refuse_chat(fields: Fields) -> None:
     fields.refuse("functions", ([],), "use tools")
     fields.refuse("function_call", ("none",), "use tool_choice")
     fields.refuse("logit_bias", ({}, []), "it is not implemented")
-
-
-def _continues(turns: Sequence[Mapping[str, Any]], fields: Fields) -> bool:
-    """Whether the last message is the beginning of the answer to go on with."""
-    return fields.flag("continue_final_message") and bool(turns) and turns[-1]["role"] == "assistant"
 
 
 # what common clients send and what changes nothing here

@@ -53,12 +53,15 @@ async def _complete(
 
 
 async def _collected(job: Job, reply: Reply) -> dict[str, Any]:
-    async for event in job:
+    done: Done | None = None
+    async for event in job:  # to its end, where the engine tidies up
         if isinstance(event, Token):
             reply.token(event)
         elif isinstance(event, Done):
-            return reply.whole(event)
-    raise RuntimeError("the engine's events ended without Done")
+            done = event
+    if done is None:
+        raise RuntimeError("the engine's events ended without Done")
+    return reply.whole(done)
 
 
 async def _encoded(job: Job, reply: Reply) -> AsyncIterator[bytes]:

@@ -14,6 +14,7 @@ from ..errors import ArgumentError, ContextOverflowError, UnsupportedModelError
 from ..model import MODES
 from ..sampling import SamplingParams
 from ..sequences import SequenceModel
+from ..threads import default_threads
 from .engine import LoadOptions, MemoryPlan, Metrics, ModelCard, NotReadyError, Request, SlotView, State
 from .plan import memory_plan
 from .runs import CHUNK, LiveJob
@@ -267,7 +268,7 @@ def describe(model: SequenceModel, options: LoadOptions) -> ModelCard:
         n_ctx=model.n_ctx,
         n_ctx_train=info.n_ctx_train,
         n_parallel=model.n_seq,
-        n_threads=options.n_threads or 0,
+        n_threads=options.n_threads or default_threads(),
         n_vocab=info.n_vocab,
         n_embd=info.n_embd,
         n_layer=info.n_layer,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from time import perf_counter
 
@@ -16,7 +17,7 @@ from ..stats import BatchStats, LayerStats, Meter, Sparsity, Timings
 from ..text import TextAssembler
 from .engine import Alternative, Done, Event, FinishReason, PromptProgress, Request, Token
 
-CHUNK = 128  # prompt rows per batch; always the same, so that bits do not depend on what runs beside
+CHUNK = 64  # prompt rows per batch; always the same, so that bits do not depend on what runs beside
 
 
 class Slot:
@@ -47,8 +48,8 @@ class LiveJob:
         self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
 
     def send(self, event: Event | BaseException) -> None:
-        """Hand an event to the reader; any thread. Nobody hears it when the loop is closed."""
-        if not self._loop.is_closed():
+        """Hand an event to the reader; any thread."""
+        with suppress(RuntimeError):  # the loop is closed: nobody listens
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def __aiter__(self) -> AsyncIterator[Event]:

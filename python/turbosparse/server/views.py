@@ -7,8 +7,8 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from . import messages as chat
-from .asks import prompt_tokens
+from . import tools as toolbox
+from .asks import chat_turns, prompt_tokens
 from .engine import Engine, Metrics, ModelCard, SlotView
 from .fields import Fields, read_json
 from .problem import Problem, invalid
@@ -241,6 +241,5 @@ async def detokenize(request: HttpRequest) -> Response:
 async def apply_template(request: HttpRequest) -> Response:
     """POST /apply-template."""
     engine, fields = _engine(request), Fields(await read_json(request))
-    variables: dict[str, Any] = {"tools": fields.raw("tools")} if fields.raw("tools") else {}
-    text = engine.render(chat.checked(fields.raw("messages")), **variables)
-    return JSONResponse({"prompt": text})
+    turns, variables = chat_turns(engine.card, fields, toolbox.offered(fields))
+    return JSONResponse({"prompt": engine.render(turns, **variables)})

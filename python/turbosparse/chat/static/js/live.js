@@ -8,7 +8,7 @@ export const TEXT = 1, PROBABILITY = 2, ACTIVE = 3, ALTERNATIVES = 4, LAYERS = 5
 export class LiveReply {
   constructor(path) {
     this.path = path;
-    this.text = "";
+    this.text = this.prefix = "";
     this.rows = [];
     this.timings = this.sparsity = this.ttft_ms = this.progress = null;
     this.watchers = new Set();
@@ -31,7 +31,7 @@ export class LiveReply {
   }
 
   take(event) {
-    if (event.type === "start") this.text = event.prefix;
+    if (event.type === "start") this.text = this.prefix = event.prefix;
     if (event.type === "progress") this.progress = event;
     if (event.type === "delta") {
       for (const row of event.rows) this.rows.push(row);

@@ -165,7 +165,8 @@ export function attach(message) {
   live.ended.then((event) => {
     state.live.delete(message.id);
     if (!event) return set({});
-    state.traces.delete(message.id);
+    if (live.prefix || !live.rows.length) state.traces.delete(message.id);
+    else state.traces.set(message.id, live.rows);
     replaceMessage(event.message);
     announce(event.message.status === "complete" ? "Reply finished" : `Reply ${event.message.status}`);
     refreshList();

@@ -69,6 +69,7 @@ export function Thread() {
     if (sticky.current && scroller.current) scroller.current.scrollTop = scroller.current.scrollHeight;
   };
   const onScroll = () => {
+    if (!scroller.current) return;
     const { scrollTop, scrollHeight, clientHeight } = scroller.current;
     sticky.current = end === messages.length && scrollHeight - scrollTop - clientHeight < 48;
     if (sticky.current !== atEnd) setAtEnd(sticky.current);

@@ -48,7 +48,7 @@ export function Tokens({ rows }) {
       <span class="muted">${rows.length} tokens${rows.length > SHOWN ? `, the first ${SHOWN} shown` : ""}</span>
     </div>
     <div class="token-text" tabindex="0" role="group" aria-label="Tokens; arrow keys walk through them" onKeyDown=${walk} onMouseOver=${point}>
-      ${rows.slice(0, SHOWN).map((row, i) => html`<span key=${i} data-at=${i} class=${`token level-${level(row, by, peak)}${i === at ? " at" : ""}`}>${row[TEXT]}</span>`)}
+      ${rows.slice(0, SHOWN).map((row, i) => html`<span key=${i} data-at=${i} class=${`token level-${level(row, by, peak)}${i === at ? " at" : ""}`}>${row[TEXT].replace(/\n/g, "⏎\n")}</span>`)}
     </div>
     <${Details} row=${rows[at]} />
   </div>`;

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Build the NEON kernels with a cross compiler and test them under an emulator
+# (Debian: g++-aarch64-linux-gnu qemu-user). $1: folder with ggml.h.
+set -eu
+cd "$(dirname "$0")/.."
+include=${1:?usage: tools/test-neon.sh FOLDER-WITH-ggml.h}
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+cxx=${CXX:-aarch64-linux-gnu-g++}
+flags="-std=c++17 -O2 -ffp-contract=off -Wall -Wextra -Iggml_sparse/include -Iggml_sparse/src -I$include"
+kernel=ggml_sparse/src/cpu/kernels.cpp
+# shellcheck disable=SC2086
+{
+    $cxx $flags -march=armv8.2-a+dotprod -DKERNEL_ISA=NEON -DKERNEL_TABLE=sparse_kernels_neon -DBATCH_TABLE=batch_kernels_generic -c $kernel -o "$out/neon.o"
+    $cxx $flags -march=armv8-a -DKERNEL_ISA=GENERIC -DKERNEL_TABLE=sparse_kernels_generic -DBATCH_TABLE=batch_kernels_generic -c $kernel -o "$out/generic.o"
+    $cxx $flags -march=armv8-a -DKERNEL_ISA=GENERIC -DKERNEL_TABLE=sparse_kernels_generic -DBATCH_TABLE=batch_kernels_generic -c ggml_sparse/src/cpu/gemm.cpp -o "$out/gemm.o"
+    $cxx $flags -DKERNEL_OTHER=sparse_kernels_neon ggml_sparse/tests/test-rows.cpp "$out/neon.o" "$out/generic.o" "$out/gemm.o" -static -o "$out/test-rows"
+}
+${EMULATOR:-qemu-aarch64} "$out/test-rows"
