@@ -45,8 +45,9 @@ def test_whole_file(cases: Any, outtype: str, family: str) -> None:
         reference = model.logits(tokens, mode="reference")
     error = rms_error(dense, case.run(tuple(tokens), "dense").logits)
     assert error <= BOUND[outtype], f"{outtype}: {error:.3g}"
-    # the same rounded x: only q8_1's F16 block sums leave a difference
-    assert rms_error(predicted, reference) <= (0.02 if outtype in {"q4_1", "q5_1"} else 1e-3)
+    # the same rounded x; in quantised files the predictor's hidden units are rounded, too (cpu/units.h), which the
+    # reference does not repeat: a logit near the threshold may fall on the other side
+    assert rms_error(predicted, reference) <= (1e-3 if outtype in {"f32", "f16", "bf16"} else 0.02)
 
 
 @pytest.mark.parametrize("outtype", BOUND)

@@ -168,7 +168,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--zero-gain", type=float, default=0.3, help="of the feedback; short runs need more")
     p.add_argument("--rank", type=int, default=96, help="of the predictors")
     p.add_argument(
-        "--warm", type=float, default=0.3, help="share of the last stage before its predictors' mask is applied"
+        "--warm",
+        type=float,
+        default=0.3,
+        help="share of the last stage before its predictors' mask is applied; 1: never, nor are they kept",
+    )
+    p.add_argument(
+        "--pos-weight", type=float, default=6.0, help="of non-zero neurons for predictors: more, more recall"
     )
     p.add_argument("--anneal", type=float, default=0.5, help="share of the first stage; 0 swaps the activation at once")
     p.add_argument("--last-mix", type=json.loads, metavar="JSON", help='stream weights in the last stage: {"chat": 1}')
@@ -196,6 +202,7 @@ def _recipe(args: argparse.Namespace, on_gpu: bool) -> Any:
         rank=args.rank,
         anneal=args.anneal,
         warm=args.warm,
+        pos_weight=args.pos_weight,
         seed=args.seed,
     )
 

@@ -103,18 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--pair-speed", type=float, default=0.45, help="of student and control, at once, against healing's")
     p.add_argument("--student", default="", metavar="OPTIONS", help="more options of train.drelu for the student alone")
     p.add_argument("--device", default="auto")
-    p.add_argument("--all", default="", metavar="OPTIONS", help="more options of train.drelu for every training")
+    p.add_argument("--all", action="append", default=[], metavar="OPTIONS", help="of train.drelu for every training")
     return p
 
 
 def main() -> int:
     """Command line."""
     args = _parser().parse_args()
-    job = Job(args.source, args.out, args.data, args.device, tuple(args.all.split()))
+    job = Job(
+        args.source, args.out, args.data, args.device, tuple(word for words in args.all for word in words.split())
+    )
     job.stages.mkdir(parents=True, exist_ok=True)
     if args.talks:
         shards = write_talks(job, args.talks, args.talk_rows)
-        job = Job(args.source, args.out, shards, args.device, tuple(args.all.split()))
+        job = Job(
+            args.source, args.out, shards, args.device, tuple(word for words in args.all for word in words.split())
+        )
     healed = heal(job, choose_layers(job, args.keep), HEAL_SHARE * args.minutes)
     steps = steps_in(healed / "train" / "log.csv", (1.0 - HEAL_SHARE) * args.minutes, args.pair_speed)
     control = job.stages / "control"

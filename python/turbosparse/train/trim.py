@@ -121,6 +121,9 @@ def trim_gguf(source: Path, out: Path, keep: Sequence[int], tensors: bool = True
 def write_gguf(out: Path, kv: KV, file: GGUFFile | None = None, keep: npt.NDArray[np.int64] | None = None) -> None:
     """A GGUF file of keys and, with `file`, its tensors; `keep` selects the rows of the token matrices."""
     writer = write_kv(out, kv)
+    alignment = file.get("general.alignment") if file else None
+    if alignment is not None:
+        writer.add_custom_alignment(alignment)
     for info in file.tensors.values() if file else ():
         assert file is not None
         rows = file.rows(info, 0, info.n_rows)

