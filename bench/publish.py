@@ -54,7 +54,7 @@ class Goal:
 
 COMMANDS = {
     "decode": "7b-q4_0.gguf -p 0 -n 16 -r 3 --against llama.cpp",
-    "depth": "7b-q4_0.gguf -p 0 -n 16 -d 4096 -r 3 --against llama.cpp --baseline-buffer AMX",
+    "depth": "7b8-q4_0.gguf -p 0 -n 24 -d 4096 -r 3 -fa off --against llama.cpp --baseline-buffer AMX",
     "experts": "8x7b2-q4_0.gguf -p 0 -n 24 -r 3 --against llama.cpp",
     "q4_k": "7b2-q4_k.gguf -p 0 -n 32 -r 3 --against llama.cpp",
     "q8_0": "7b8-q8_0.gguf -p 0 -n 32 -r 3 --against llama.cpp",
@@ -65,7 +65,7 @@ COMMANDS = {
 GOALS = [
     Goal("decode 7B shape, predicted", "decode", "tg16", "predicted", 2.3, 3.0),
     Goal("decode 7B shape, exact", "decode", "tg16", "exact", 1.6, 1.9),
-    Goal("decode 7B shape at depth 4096, predicted", "depth", "tg16 @ d4096", "predicted", 1.8, 2.4),
+    Goal("decode 7B shape (8 layers) at depth 4096, predicted", "depth", "tg24 @ d4096", "predicted", 1.8, 2.4),
     Goal("decode 8x7B shape (2 layers), predicted", "experts", "tg24", "predicted", 2.3, 3.0),
     Goal("decode Q4_K (2 layers), predicted", "q4_k", "tg32", "predicted", 2.2, 3.0),
     Goal("decode Q8_0 (8 layers), predicted", "q8_0", "tg32", "predicted", 2.2, 3.0),
@@ -125,7 +125,7 @@ def line(goal: Goal) -> list[str]:
         return f"{value * scale:.0f}{unit}" if unit == "%" else f"{value:.2f}{unit}"
 
     if row is None:
-        return [goal.work, "not measured", "", show(goal.least), show(goal.aim), "", "", goal.id]
+        return [goal.work, "not measured", "", show(goal.least), show(goal.aim), "", "", "", "", goal.id]
     value = float(row["median_ts"]) ** -1 if goal.column == "seconds" else float(row[goal.column] or "nan")
     reached = value <= goal.least if goal.column == "seconds" else value >= goal.least
     interval = (
@@ -133,6 +133,8 @@ def line(goal: Goal) -> list[str]:
         if row["ratio"] and unit == "x"
         else ""
     )
+    stock = next((r for r in stored(goal.id) if (r["test"], r["mode"]) == (goal.test, "llama.cpp")), None)
+    plain = f"{float(row['median_ts']) / float(stock['median_ts']):.2f}x" if stock else ""
     sparsity = " / ".join(_percent(row[key]) for key in ("active_frac", "selected_frac", "recall"))
     met = "yes" if reached else "**no**"
     return [
@@ -143,6 +145,7 @@ def line(goal: Goal) -> list[str]:
         show(goal.aim),
         met,
         row["baseline"],
+        plain,
         sparsity,
         goal.id,
     ]
@@ -154,10 +157,21 @@ def _percent(text: str) -> str:
 
 def table() -> str:
     """The table as markdown."""
-    titles = ["work", "measured", "95 %", "at least", "aim", "reached", "against", "active / selected / recall", "file"]
+    titles = [
+        "work",
+        "measured",
+        "95 %",
+        "at least",
+        "aim",
+        "reached",
+        "against",
+        "medians: ours / stock",
+        "active / selected / recall",
+        "file",
+    ]
     rows: list[list[Any]] = [line(goal) + [""] * (len(titles) - len(line(goal))) for goal in GOALS]
     for row in rows:
-        row[-1] = f"[{row[-1]}.csv]({row[-1]}.csv)" if row[-1] else ""
+        row[-1] = f"[{row[-1]}.csv]({row[-1]}.csv)" if stored(row[-1]) else ""
     body = ["| " + " | ".join(cells) + " |" for cells in [titles, ["---"] * len(titles), *rows]]
     return "\n".join(body) + "\n"
 
