@@ -21,9 +21,6 @@ OUT = ROOT / "build" / "demo"
 TURBOSPARSE = Path(sys.executable).parent / "turbosparse"
 CHECKPOINTS = {"turbosparse-micro": "She was", "turbosparse-micro-moe": "It is the duty of"}
 CHAT = ("turbosparse-smol", "I just got a new dog.")  # stored converted: its checkpoint is large
-    "turbosparse-smol",
-    "I just got a new dog.",
-)  # stored ready converted: its checkpoint is too large for a repository
 MODES = ("dense", "exact", "predicted")
 TOKENS = 96
 SAMPLING = ("--temp", "0.7", "--seed", "7")
