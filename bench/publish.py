@@ -54,7 +54,7 @@ class Goal:
 
 COMMANDS = {
     "decode": "7b-q4_0.gguf -p 0 -n 16 -r 3 --against llama.cpp",
-    "depth": "7b-q4_0.gguf -p 0 -n 16 -d 4096 -r 3 --against llama.cpp",
+    "depth": "7b-q4_0.gguf -p 0 -n 16 -d 4096 -r 3 --against llama.cpp --baseline-buffer AMX",
     "experts": "8x7b2-q4_0.gguf -p 0 -n 24 -r 3 --against llama.cpp",
     "q4_k": "7b2-q4_k.gguf -p 0 -n 32 -r 3 --against llama.cpp",
     "q8_0": "7b8-q8_0.gguf -p 0 -n 32 -r 3 --against llama.cpp",

@@ -18,6 +18,12 @@ from tests import oracle, tiny
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure() -> None:
+    """Children are sent Ctrl-C by some tests; a job in the background of a shell would hand them down to ignore it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One checkpoint and one file made from it."""

@@ -186,13 +186,16 @@ def test_interruption_leaves_nothing_half_written(twins: Path, tmp_path: Path) -
     options = ["-t", "1", "-p", "0", "-n", "400", "-r", "500", "--against", "llama.cpp", "--baseline-buffer", "CPU"]
     command = [sys.executable, "-m", "turbosparse.cli", "bench", str(twins), *options, "-o", "json", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (spawned := list(children(process.pid))) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert spawned
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    try:
+        deadline = time.monotonic() + 60
+        while not (spawned := list(children(process.pid))) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert spawned
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "Traceback" not in stderr
