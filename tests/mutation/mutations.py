@@ -70,7 +70,7 @@ MUTATIONS = [
     ),
     mutation(
         "mask dropped", "the first token's mask for all of a batch",
-        (SRC + "neurons.cpp", "cols.mask[c * cols.mask_stride + j]", "cols.mask[0 * cols.mask_stride + j]"),
+        (SRC + "batch.cpp", "!predicted_ || mask_of(c)[j] != 0;", "!predicted_ || mask_of(0 * c)[j] != 0;"),
     ),
     mutation(
         "permutation off by one", "rows of down",
