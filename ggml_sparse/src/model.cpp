@@ -43,7 +43,7 @@ void ggml_sparse_model::load_llama() {
     llama_model_params params    = llama_model_default_params();
     params.load_mode             = LLAMA_LOAD_MODE_NONE;
     params.tensor_buft_overrides = overrides;
-    // AMX buffers advertise tiles that may not run; see docs/decisions.md
+    // hosts built by gcc 12 die in AMX prefill; docs/decisions.md 6
     params.use_extra_bufts = false;
 
     std::unique_ptr<FILE, int (*)(FILE *)> stream(view.open(), std::fclose);

@@ -70,7 +70,7 @@ MUTATIONS = [
     ),
     mutation(
         "mask dropped", "the first token's mask for all of a batch",
-        (SRC + "neurons.cpp", "cols.mask[c * cols.mask_stride + j]", "cols.mask[0 * cols.mask_stride + j]"),
+        (SRC + "batch.cpp", "!predicted_ || mask_of(c)[j] != 0;", "!predicted_ || mask_of(0 * c)[j] != 0;"),
     ),
     mutation(
         "permutation off by one", "rows of down",
@@ -78,8 +78,8 @@ MUTATIONS = [
     ),
     mutation(
         "permutation off by one", "outputs of fc2",
-        (CONVERT + "plan.py", "_perm(order, e)) for e, t in enumerate(fc2)",
-         "np.roll(_perm(order, e), 1) if order else None) for e, t in enumerate(fc2)"),
+        (CONVERT + "plan.py", "Rows(t, _perm(order, e)) for e, t in enumerate(fc2)",
+         "Rows(t, np.roll(_perm(order, e), 1) if order else None) for e, t in enumerate(fc2)"),
     ),
     mutation(
         "permutation off by one", "the map in the file",
@@ -101,12 +101,13 @@ MUTATIONS = [
     ),
     mutation(
         "> turned to >=", "in the kernels' threshold",
-        (SRC + "select.cpp", "fc2.dot(j, hidden.x[c]) > threshold", "fc2.dot(j, hidden.x[c]) >= threshold"),
+        (SRC + "select.cpp", "n_ff - 1)) > threshold", "n_ff - 1)) >= threshold"),
+        (SRC + "batch.cpp", "product > ffn_.threshold", "product >= ffn_.threshold"),
     ),
     mutation(
         "> turned to >=", "in the reference's threshold",
-        (SRC + "reference.cpp", "dot(ffn.fc2, j, hidden) > static_cast<double>(ffn.threshold)",
-         "dot(ffn.fc2, j, hidden) >= static_cast<double>(ffn.threshold)"),
+        (SRC + "reference.cpp", "logits[j] > static_cast<double>(ffn.threshold)",
+         "logits[j] >= static_cast<double>(ffn.threshold)"),
     ),
     mutation(
         "others", "predictor reads x instead of x / w",

@@ -27,6 +27,7 @@ from tests.mutation.mutations import MUTATIONS, Mutation  # noqa: E402
 
 SUBSET = (
     "tests/ggml_sparse/test_logits.py::test_prefill",
+    "tests/ggml_sparse/test_logits.py::test_decode_after_prefill",
     "tests/ggml_sparse/test_masks.py",
 )
 # Editable installs come first on sys.meta_path, so their finders go; then the copy is on the path.

@@ -36,7 +36,7 @@ from tests import tiny
 from tests.oracle import Oracle
 
 pytestmark = pytest.mark.torch
-RECIPE = DreluRecipe(batch=4, n_tokens=16, rank=32, zero_gain=2.0, zero_target=0.9, warmup_steps=3)
+RECIPE = DreluRecipe(batch=4, n_tokens=16, rank=32, zero_gain=2.0, zero_target=0.9, warmup_steps=3, anneal=0.5)
 
 
 @pytest.fixture(scope="module", autouse=True)

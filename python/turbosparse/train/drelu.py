@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--pos-weight", type=float, default=6.0, help="of non-zero neurons for predictors: more, more recall"
     )
-    p.add_argument("--anneal", type=float, default=0.5, help="share of the first stage; 0 swaps the activation at once")
+    p.add_argument("--anneal", type=float, default=0.3, help="share of the first stage; 0 swaps the activation at once")
     p.add_argument("--last-mix", type=json.loads, metavar="JSON", help='stream weights in the last stage: {"chat": 1}')
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=os.cpu_count())

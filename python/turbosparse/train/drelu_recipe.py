@@ -29,7 +29,7 @@ class DreluRecipe:
     clip: float = 1.0
     activation: str = "drelu"
     signs: bool = True
-    anneal: float = 0.5
+    anneal: float = 0.3  # by python -m turbosparse.train.swap_study; 0.6 is worse than 0
     zero_target: float = 0.88
     zero_ramp: tuple[float, float] = (0.2, 0.8)
     zero_gain: float = 0.3
