@@ -198,7 +198,8 @@ def test_sparsity_panel(window: Window, shot: Shot) -> None:
     assert "of neurons were not zero" in window.page.inner_text(".panel")
     drawn = """() => {
         const canvas = document.querySelector('.strip canvas');
-        const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        const context = canvas.getContext('2d', {willReadFrequently: true});
+        const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
         return new Set(Array.from({length: data.length / 4}, (_, i) => data.slice(4 * i, 4 * i + 3).join())).size;
     }"""
     window.until(f"({drawn})() > 3")
@@ -281,14 +282,15 @@ def test_dark_mode(serve: Serve, open_window: OpenWindow, shot: Shot) -> None:
     window.ask("say: light and dark")
     window.click("System theme: change")
     window.click("Light theme: change")
+    window.until(f"{background} !== '{light}'")
     dark = window.page.evaluate(background)
     assert sum(map(int, re.findall(r"\d+", dark)[:3])) < 120 < sum(map(int, re.findall(r"\d+", light)[:3]))
     window.page.reload()
     window.page.wait_for_selector("#composer")
-    assert window.page.evaluate(background) == dark
+    window.until(f"{background} === '{dark}'")
     shot(window, "dark")
     system = open_window(window.url, dark=True)
-    assert system.page.evaluate(background) == dark
+    system.until(f"{background} === '{dark}'")
 
 
 def test_keyboard_only(window: Window) -> None:
@@ -312,6 +314,7 @@ def test_keyboard_only(window: Window) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('aria-haspopup')") == "menu"
     page.keyboard.press("Enter")
+    page.wait_for_selector("[role=menu]")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")  # Delete is the last entry
     window.until("document.querySelectorAll('.sidebar .item').length === 0")
@@ -349,9 +352,9 @@ def test_focus_can_be_seen_everywhere(window: Window) -> None:
 def test_help_lists_the_shortcuts(window: Window) -> None:
     window.page.evaluate("document.activeElement.blur()")
     window.page.keyboard.press("?")
-    assert "Regenerate the last reply" in window.page.inner_text("dialog")
+    window.page.wait_for_selector("dialog:has-text('Regenerate the last reply')")
     window.page.keyboard.press("Escape")
-    assert window.page.locator("dialog").count() == 0
+    window.until("document.querySelector('dialog') === null")
 
 
 def test_overflow_is_said_with_both_numbers(serve: Serve, open_window: OpenWindow) -> None:
