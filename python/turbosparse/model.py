@@ -304,6 +304,14 @@ class Model:
         error = native.new_error()
         native.check(lib.ggml_sparse_context_set_mode(self._context, choose("mode", mode, MODES), error), error)
 
+    def shift_threshold(self, shift: float) -> None:
+        """Add `shift` to the predictor's threshold of every layer, from the next evaluation on; 0 at first.
+
+        Below 0 more neurons pass: fewer active ones are missed, more rows are computed.
+        """
+        error = native.new_error()
+        native.check(lib.ggml_sparse_context_shift_threshold(self._context, shift, error), error)
+
     def set_threads(self, n_threads: int) -> None:
         """Threads of the evaluations to come; 0 = physical cores available to the process."""
         error = native.new_error()

@@ -14,7 +14,11 @@ from typing import Any, Literal, Protocol
 
 from ..errors import TurboSparseError
 from ..sampling import SamplingParams
-from ..stats import Sparsity, Timings
+from ..stats import LayerDiagnosis, Sparsity, Timings
+
+# of the FFN, as everywhere; a server that runs no model must not load the library to know them
+MODE_NAMES = ("dense", "exact", "predicted", "reference")
+MAX_SHIFT = 100.0  # of a predictor's threshold, which is a logit
 
 State = Literal["empty", "loading", "ready", "failed"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -115,6 +119,8 @@ class Request:
         prompt: token ids, special tokens included.
         params: see SamplingParams; without a seed one is drawn.
         mode: of the FFN; None = the model's default. Requests of different modes take turns.
+        threshold_shift: added to the predictor's threshold in mode predicted; below 0 more neurons pass.
+        diagnose_every: compute every n-th prompt token's FFN also in full, to count what the selection misses; 0 = no.
         n_probs: alternatives per token; None = no probabilities at all, 0 = the token's own only.
         show_special: let control tokens appear in the text.
         progress: also send PromptProgress events.
@@ -125,6 +131,8 @@ class Request:
     prompt: tuple[int, ...]
     params: SamplingParams
     mode: str | None = None
+    threshold_shift: float = 0.0
+    diagnose_every: int = 0
     n_probs: int | None = None
     show_special: bool = False
     progress: bool = False
@@ -203,6 +211,7 @@ class Done:
         n_prompt: prompt tokens, cached ones included.
         sparsity, prompt_sparsity: summed over the generated tokens, and over the prompt; where
             requests shared an evaluation, this request's even part of it.
+        diagnosis: summed over layers, where Request.diagnose_every asked for it.
     """
 
     text: str
@@ -214,6 +223,7 @@ class Done:
     timings: Timings
     sparsity: Sparsity | None
     prompt_sparsity: Sparsity | None
+    diagnosis: LayerDiagnosis | None = None
 
 
 Event = PromptProgress | Token | Done
