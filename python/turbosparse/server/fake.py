@@ -126,6 +126,10 @@ class FakeEngine:
         loaded: whether a model is there from the start.
         sparse: whether the model pretends to be sparse.
         fail_at: raise RuntimeError when this many tokens have been generated; tests of errors in streams.
+
+    Attributes:
+        hold_at: no generation goes beyond this many tokens; None lets them run. Any thread may change it, so that a
+            test can look at a reply under way for as long as it likes.
     """
 
     def __init__(
@@ -148,6 +152,7 @@ class FakeEngine:
         self.load_seconds = load_seconds
         self.sparse = sparse
         self.fail_at = fail_at
+        self.hold_at: int | None = None
         self._max_waiting = max_waiting
         self._defaults = LoadOptions(n_ctx=n_ctx, n_parallel=n_parallel)
         self._metrics = Metrics()
@@ -409,6 +414,7 @@ class _Generation:
             yield event
         reason: FinishReason = "stop"
         for i, token in enumerate(self._answer()):
+            await self._held(i)
             if self.job.cancelled.is_set():
                 reason = "cancelled"
             elif i >= self._room():
@@ -460,6 +466,10 @@ class _Generation:
             return
         with _suppress_timeout():
             await asyncio.wait_for(self.job.cancelled.wait(), tokens / per_second)
+
+    async def _held(self, n: int) -> None:
+        while not self.job.cancelled.is_set() and self.engine.hold_at is not None and n >= self.engine.hold_at:
+            await asyncio.sleep(0.005)
 
     async def _token(self, token: int) -> Token:
         start, n = perf_counter(), self.timings.predicted_n
