@@ -47,6 +47,7 @@ class SamplingOptions(TypedDict, total=False):
     penalty_last_n: int
     seed: int | None
     stop: str | Sequence[str]
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]]
     grammar: str | None
     ignore_eos: bool
     logprobs: int | None

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import ArgumentError
 from ..grammar import for_response_format, from_json_schema
+from ..options import Mode
 from ..sampling import SEED_LIMIT, SamplingParams
 from . import messages as chat
 from . import tools as toolbox
-from .engine import MAX_SHIFT, MODE_NAMES, Engine, ModelCard, Request
+from .engine import MAX_SHIFT, Engine, ModelCard, Request
 from .fields import Fields
 from .problem import invalid
 
@@ -158,7 +159,7 @@ def _finish(
         request=Request(
             prompt=tuple(prompt),
             params=params,
-            mode=fields.choice("mode", MODE_NAMES),
+            mode=fields.choice("mode", get_args(Mode)),
             threshold_shift=fields.number("threshold_shift", default=0.0, low=-MAX_SHIFT, high=MAX_SHIFT),
             n_probs=n_probs,
             show_special=tools,

@@ -57,8 +57,12 @@ async def _complete(
 
     if ask.stream:
         return EventStream(_encoded(jobs, replies, cancel), cancel)
-    answers = asyncio.gather(*map(_collected, jobs, replies))
-    return JSONResponse(_merged(await unless_gone(answers, request.receive, cancel)))
+    try:
+        answers = asyncio.gather(*map(_collected, jobs, replies))
+        return JSONResponse(_merged(await unless_gone(answers, request.receive, cancel)))
+    except BaseException:
+        cancel()
+        raise
 
 
 def _submitted(engine: Engine, requests: Sequence[Request]) -> list[Job]:
@@ -123,10 +127,6 @@ async def _encoded(jobs: Sequence[Job], replies: Sequence[Reply], cancel: Callab
 
 async def interleaved(jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Event], None]:
     """(number of the job, event) as they come; the first error ends it."""
-    if len(jobs) == 1:
-        async for event in jobs[0]:
-            yield 0, event
-        return
     queue: asyncio.Queue[tuple[int, Event | Exception | None]] = asyncio.Queue()
 
     async def read(i: int, job: Job) -> None:
@@ -141,13 +141,13 @@ async def interleaved(jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Event], 
     try:
         left = len(jobs)
         while left:
-            i, event = await queue.get()
-            if isinstance(event, Exception):
-                raise event
-            if event is None:
+            i, found = await queue.get()
+            if isinstance(found, Exception):
+                raise found
+            if found is None:
                 left -= 1
             else:
-                yield i, event
+                yield i, found
     finally:
         for reader in readers:
             reader.cancel()

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
-from ..errors import TurboSparseError
+from ..errors import ArgumentError, TurboSparseError
+from ..options import FlashAttn, KvType, Memory, Mode
 from ..sampling import SamplingParams
 from ..stats import LayerDiagnosis, Sparsity, Timings
 
-# of the FFN, as everywhere; a server that runs no model must not load the library to know them
-MODE_NAMES = ("dense", "exact", "predicted", "reference")
+WORDS = {"mode": get_args(Mode), "kv_type": get_args(KvType), "flash_attn": get_args(FlashAttn)}
+WORDS |= {"memory": get_args(Memory)}
+NUMBERS = {"n_ctx": 0, "n_parallel": 1, "n_threads": 1}  # least values
 MAX_SHIFT = 100.0  # of a predictor's threshold, which is a logit
 
 State = Literal["empty", "loading", "ready", "failed"]
@@ -53,6 +55,9 @@ class LoadOptions:
         flash_attn: "auto", "on" or "off".
         ignore_swa: allow n_ctx above the checkpoint's sliding window.
         memory: where the weights lie: "mapped", "resident" or "auto"; see Model.
+
+    Raises:
+        ArgumentError: a value that is none of these.
     """
 
     mode: str | None = None
@@ -63,6 +68,21 @@ class LoadOptions:
     flash_attn: str = "auto"
     ignore_swa: bool = False
     memory: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, words in WORDS.items():
+            value = getattr(self, name)
+            if value is not None and value not in words:
+                raise _wrong(name, ", ".join(words), value)
+        for name, least in NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise _wrong(name, f"an integer of at least {least}", value)
+
+
+def _wrong(name: str, expected: str, value: Any) -> ArgumentError:
+    text = f"{name} must be {expected}, not {value!r}"
+    return ArgumentError(text, where=name, expected=expected, found=str(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +262,7 @@ class Job(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Stop it; Done(finish_reason="cancelled") follows. Any number of times, at any time."""
+        """Stop it; Done(finish_reason="cancelled") follows. Any number of times, at any time, read or not."""
         ...
 
 
