@@ -171,9 +171,11 @@ def main() -> int:
     """0 when nothing is slower, 1 with the list of what is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, help="commit to compare with")
-    parser.add_argument("--head", type=Path, help="interpreter of another build to judge [default: this one]")
+    parser.add_argument(
+        "--head", type=Path, metavar="PYTHON", help="interpreter of another build to judge [default: this one]"
+    )
     given = parser.parse_args()
-    base, head = build(given.base), given.head or Path(sys.executable)
+    base, head = build(given.base), (given.head or Path(sys.executable)).absolute()  # a venv's link, not its target
     with tempfile.TemporaryDirectory() as folder:
         file = model(Path(folder))
         print(f"head / base ({given.base}), median of paired turns and its 95 % interval")
