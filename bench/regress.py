@@ -175,7 +175,8 @@ def main() -> int:
         "--head", type=Path, metavar="PYTHON", help="interpreter of another build to judge [default: this one]"
     )
     given = parser.parse_args()
-    base, head = build(given.base), (given.head or Path(sys.executable)).absolute()  # a venv's link, not its target
+    base = build(given.base)
+    head = (given.head or Path(sys.executable)).absolute()  # not resolved: a venv is known by its link
     with tempfile.TemporaryDirectory() as folder:
         file = model(Path(folder))
         print(f"head / base ({given.base}), median of paired turns and its 95 % interval")
