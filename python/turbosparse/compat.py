@@ -25,6 +25,7 @@ from .errors import ArgumentError, UnknownArgumentError
 from .generate import Generation, encode
 from .grammar import for_response_format
 from .logprobs import TokenLogprobs
+from .model import KV_TYPES as NUMBERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 RANDOM_SEED = 0xFFFFFFFF
-KV_TYPES: Mapping[int | None, str] = {None: "f16", 0: "f32", 1: "f16", 8: "q8_0"}  # enum ggml_type
+KV_TYPES: Mapping[int | None, str] = {None: "f16"} | {number: name for name, number in NUMBERS.items()}
 POOLINGS: Mapping[int, Literal["none", "mean", "last"]] = {-1: "none", 0: "none", 1: "mean", 3: "last"}
 
 # argument -> the values that mean "as usual here"

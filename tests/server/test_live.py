@@ -41,7 +41,7 @@ class Answer:
 
 
 def request(engine: LiveEngine, text: str, max_tokens: int | None = 24, **given: Any) -> Request:
-    names = ("mode", "n_probs", "progress", "cache_prompt", "slot", "show_special")
+    names = ("mode", "threshold_shift", "diagnose_every", "n_probs", "progress", "cache_prompt", "slot", "show_special")
     own = {name: given.pop(name) for name in names if name in given}
     params = SamplingParams(**({"max_tokens": max_tokens, "seed": 1, "ignore_eos": True} | given))
     return Request(prompt=tuple(engine.tokenize(text)), params=params, **own)
@@ -200,6 +200,48 @@ def test_modes_do_not_share_a_cache(micro: Path) -> None:
 
 
 # --- bounds ------------------------------------------------------------------------------------
+
+
+def test_the_threshold_of_the_predictor(micro: Path) -> None:
+    """Lowered, more neurons pass and fewer active ones are missed; a cache holds for one threshold only."""
+
+    async def scene(engine: LiveEngine) -> list[Answer]:
+        shifts = [0.0, -1.0, -100.0, 0.0]
+        return [
+            await answer(engine, STORY, max_tokens=8, mode="predicted", threshold_shift=shift, diagnose_every=1)
+            for shift in shifts
+        ]
+
+    answers = on_engine(micro, scene, SAME_BITS)
+    found = [a.done.diagnosis for a in answers[:3]]
+    recalls = [d.recall for d in found if d is not None]
+    assert len(recalls) == 3
+    assert recalls[0] < recalls[1] < recalls[2] == 1.0
+    assert [a.done.timings.cache_n == 0 for a in answers] == [True, True, True, False]
+    rows = [a.done.sparsity.rows for a in answers if a.done.sparsity]
+    assert rows[0] < rows[1] < rows[2]
+    assert answers[3].ids == answers[0].ids
+
+
+def test_a_threshold_that_lets_everything_pass_is_exact(micro: Path) -> None:
+    async def scene(engine: LiveEngine) -> tuple[Answer, Answer]:
+        return await answer(engine, STORY, mode="predicted", threshold_shift=-100), await answer(
+            engine, STORY, mode="exact", threshold_shift=-3
+        )
+
+    everything, exact = on_engine(micro, scene, SAME_BITS)
+    assert everything.ids == exact.ids
+    assert exact.done.diagnosis is None
+
+
+def test_the_same_prompt_twice_at_once_is_read_once(micro: Path) -> None:
+    async def scene(engine: LiveEngine) -> tuple[list[Answer], int]:
+        answers = await asyncio.gather(*(answer(engine, STORY * 4, max_tokens=4, seed=i) for i in range(3)))
+        return list(answers), engine.metrics().prompt_tokens
+
+    answers, n_read = on_engine(micro, scene)
+    n_prompt = answers[0].done.n_prompt
+    assert n_read == n_prompt + 2, "the others evaluate the last token alone"
 
 
 def test_prompts_that_do_not_fit(micro: Path) -> None:

@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..choices import FLASH_ATTN
+from ..model import KV_BYTES
 from .engine import Counters
 from .machine import FileInfo, commit, cpu_info
 from .plan import Settings, Test
 from .ratio import Ratio
 
-KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # per value
 HOST = "llama-cpp-python 0.3.36"
 
 # llama-bench's own order. What has no meaning here has llama-bench's default.
@@ -101,7 +102,7 @@ class Record:
             "n_threads": s.n_threads,
             "type_k": s.type_k,
             "type_v": s.type_v,
-            "flash_attn": {"auto": -1, "off": 0, "on": 1}[s.flash_attn],
+            "flash_attn": FLASH_ATTN[s.flash_attn],
             "repack": self.run.buffer_type not in ("", "CPU"),
             "load_mode": "resident" if self.run.resident else "mmap" if self.run.buffer_type in ("", "CPU") else "copy",
             "n_prompt": self.test.n_prompt,

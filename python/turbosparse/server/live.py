@@ -17,7 +17,7 @@ from ..sequences import SequenceModel
 from ..threads import default_threads
 from .engine import LoadOptions, MemoryPlan, Metrics, ModelCard, NotReadyError, Request, SlotView, State
 from .plan import memory_plan
-from .runs import CHUNK, LiveJob
+from .runs import CHUNK, LiveJob, Way
 from .scheduler import Scheduler
 
 DEFAULT_PARALLEL = 4
@@ -162,7 +162,7 @@ class LiveEngine:
         self._jobs += 1
         job = LiveJob(self._jobs, request, scheduler.cancel)
         try:
-            scheduler.submit(job, sampler, (request.mode or card.default_mode) if card.sparse else "")
+            scheduler.submit(job, sampler, _way(request, card))
         except BaseException:
             sampler.close()
             raise
@@ -181,6 +181,11 @@ class LiveEngine:
     def metrics(self) -> Metrics:
         """See engine.Engine."""
         return Metrics() if self._scheduler is None else self._scheduler.metrics()
+
+
+def _way(request: Request, card: ModelCard) -> Way:
+    mode = (request.mode or card.default_mode) if card.sparse else ""
+    return Way(mode, request.threshold_shift if mode == "predicted" else 0.0)
 
 
 def _check(request: Request, card: ModelCard) -> None:

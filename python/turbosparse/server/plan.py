@@ -9,11 +9,10 @@ from pathlib import Path
 from ..convert.errors import GGUFError
 from ..convert.ggufile import GGUFFile
 from ..errors import FileError, ModelFormatError
-from ..model import DEFAULT_CTX
+from ..model import DEFAULT_CTX, KV_BYTES
 from .engine import Advice, LoadOptions, MemoryPlan, Pool
 from .runs import CHUNK
 
-KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # per element
 CELLS = 256  # libllama rounds a sequence's cells up to a multiple
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
