@@ -51,16 +51,21 @@ void make_factors_portable(const unit_group & g, int64_t at, int n_block, unit_f
     }
 }
 
-void add_chunk(const unit_group & g, int64_t at, int n_block, float * y) {
+// Rows are read AHEAD bytes before they are wanted, of the next group where those of this one end.
+void prefetch(const unit_group & g, int k, int64_t at, int64_t n_bytes) {
+    constexpr int64_t AHEAD = 2 * CHUNK * BYTES;
+    const uint8_t *   p     = at + AHEAD < n_bytes ? g.row[k] + at + AHEAD : g.ahead[k] + (at + AHEAD - n_bytes);
+    for (int64_t line = 0; line < CHUNK * BYTES; line += 64) {
+        __builtin_prefetch(p + line, 0, 2);
+    }
+}
+
+void add_chunk(const unit_group & g, int64_t at, int n_block, int64_t n_bytes, float * y) {
     unit_factors f;
     make_factors(g, at, n_block, f);
     for (int b = 0; b < n_block; ++b) {
         add_block(g, at + b * BYTES, f, b, y + b * 32);
-        __builtin_prefetch(g.ahead[b] + at, 0, 2);
-        __builtin_prefetch(g.ahead[b] + at + 64, 0, 2);
-        __builtin_prefetch(g.ahead[b] + at + 128, 0, 2);
-        __builtin_prefetch(g.ahead[b] + at + 192, 0, 2);
-        __builtin_prefetch(g.ahead[b] + at + 256, 0, 2);
+        prefetch(g, b, at, n_bytes);
     }
 }
 
@@ -207,7 +212,8 @@ void unit_sum(const unit_rows & rows, const int32_t * ids, const float * h, int 
         const unit_group g = group_at(rows, ids, h, k, n);
         for (int b = 0; b < rows.n_block; b += CHUNK) {
             const int left = rows.n_block - b;
-            add_chunk(g, static_cast<int64_t>(b) * BYTES, left < CHUNK ? left : CHUNK, y + b * 32);
+            add_chunk(g, static_cast<int64_t>(b) * BYTES, left < CHUNK ? left : CHUNK, static_cast<int64_t>(rows.n_block) * BYTES,
+                      y + b * 32);
         }
     }
 }
