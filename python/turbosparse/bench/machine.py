@@ -11,33 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..hardware import cpu_flags, cpu_name, memory_total
+
 ISA_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-
-
-def _value(path: str, *keys: str) -> str:
-    for line in _lines(path):
-        key, _, value = line.partition(":")
-        if key.strip() in keys:
-            return value.strip()
-    return ""
-
-
-def cpu_info() -> str:
-    """Name of the CPU, as llama-bench prints it."""
-    return _value("/proc/cpuinfo", "model name", "Model", "Hardware") or platform.processor() or platform.machine()
-
-
-def memory_available() -> int:
-    """Bytes that a process may still take; 0 where the system does not say."""
-    words = _value("/proc/meminfo", "MemAvailable").split()
-    return int(words[0]) * 1024 if words else 0
 
 
 def n_cores() -> int:
@@ -47,13 +23,12 @@ def n_cores() -> int:
 
 def describe() -> dict[str, Any]:
     """Facts to store beside a number; none of them is compared."""
-    flags = set(_value("/proc/cpuinfo", "flags", "Features").split())
-    words = _value("/proc/meminfo", "MemTotal").split()
+    flags = cpu_flags()
     return {
-        "cpu": cpu_info(),
+        "cpu": cpu_name(),
         "cores": n_cores(),
         "flags": [flag for flag in ISA_FLAGS if flag in flags],
-        "memory_gb": round(int(words[0]) / 1e6, 1) if words else None,
+        "memory_gb": round(memory_total() / 1e9, 1),
         "kernel": platform.release(),
         "load": round(os.getloadavg()[0], 2),
     }
