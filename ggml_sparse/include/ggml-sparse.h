@@ -425,8 +425,7 @@ struct ggml_sparse_type_info {
     int32_t      type;       // enum ggml_type
     int32_t      block_size; // row length must be a multiple
     int32_t      type_size;  // bytes per block
-    const char * x_name;     // type the activations are rounded to before a dot: "f32", "q8_0", "q8_K" ...
-    bool         fast;       // has its own SIMD form (else ggml's type traits serve it)
+    const char * x_name;     // type the activations are rounded to before a dot: "q8_0", or "f32" for not at all
 };
 
 // The rows of quants.def, 0 <= i < count.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.publish import BEGIN, COMMANDS, END, GOALS, RECIPES, RESULTS, stored, table
+from bench.publish import BEGIN, COMMANDS, END, GOALS, RECIPES, RESULTS, compare, stored, table
 
 HEAD = ("turbosparse synth --gguf ", "turbosparse bench ", "machine: ", "commit: ")
 
@@ -27,3 +27,16 @@ def test_every_goal_is_a_row_of_a_measurement() -> None:
     for goal in GOALS:
         assert COMMANDS[goal.id].split()[0] in RECIPES
         assert any((row["test"], row["mode"]) == (goal.test, goal.mode) for row in stored(goal.id)), goal.work
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.0, "agree"), (10.0, "DIFFER"), (-10.0, "DIFFER")])
+def test_a_second_run_is_compared_with_the_first(shift: float, verdict: str) -> None:
+    published = [row for row in stored("decode") if row["ratio"]]
+    keys = ("ratio", "ratio_ci95_low", "ratio_ci95_high")
+    rows = []
+    for row in published:
+        ratio, low, high = (float(row[key]) + shift for key in keys)
+        rows.append({"test": row["test"], "mode": row["mode"], "ratio": ratio, "ratio_ci95": [low, high]})
+    lines = compare("decode", rows)
+    assert len(lines) == len(published) == 2
+    assert all(line.endswith(verdict) for line in lines)

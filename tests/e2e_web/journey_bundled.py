@@ -152,9 +152,11 @@ def test_recall_and_tokens(chat: Chat, shot: Shot) -> None:
     window = chat(max_tokens=60, ignore_eos=True, seed=3)
     window.ask("What do you like to do?")
     window.page.keyboard.press("Alt+s")
-    window.page.click(".panel .meter button")
-    window.page.wait_for_selector(".big-figure")
-    assert 30 < float(window.page.inner_text(".big-figure").split()[0]) <= 100
+    window.page.click("#measure-recall")
+    window.page.wait_for_selector(".recall tbody tr >> nth=1")
+    found = window.page.locator(".recall tbody td:nth-child(3)").all_inner_texts()
+    balanced, fast = (float(text.split()[0]) for text in found)
+    assert 30 < fast < balanced <= 100
     window.click("Show tokens")
     window.page.focus(".token-text")
     for _ in range(5):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .browser import PATIENCE, Window
-from .conftest import OpenWindow, Serve
+from .conftest import ROOT, OpenWindow, Serve
 
 Shot = Callable[[Window, str], None]
 
@@ -167,6 +167,26 @@ def test_switch_model(window: Window, tmp_path: Path, shot: Shot, monkeypatch: p
     assert "recent" in page.inner_text(".models li:has-text('other-model')")
 
 
+def test_unload(window: Window) -> None:
+    page = window.page
+    page.click("#model-button")
+    page.click(".model-now >> text=Unload")
+    window.until("!document.querySelector('.model-now')")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".empty >> text=No model is loaded")
+    assert page.get_attribute("#composer", "placeholder") == "Choose a model first"
+
+
+def test_a_checkpoint_is_converted(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = window.page
+    monkeypatch.setenv("HOME", str(ROOT / "models"))
+    page.click("#model-button")
+    page.click("text=From this computer")
+    page.click(".browser button:has-text('turbosparse-micro'):has-text('convert') >> nth=0")
+    page.wait_for_selector("#model-button:has-text('Turbosparse Micro')")
+    assert window.ask("say: converted") == "converted"
+
+
 def test_a_model_that_cannot_be_opened(window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = window.page
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
@@ -205,9 +225,34 @@ def test_sparsity_panel(window: Window, shot: Shot) -> None:
     window.until(f"({drawn})() > 3")
     window.page.hover(".strip canvas", position={"x": 10, "y": 10})
     window.until("document.querySelector('.strip figcaption').innerText.includes('layer 0')")
-    window.page.click(".panel .meter button")
-    window.page.wait_for_selector(".big-figure")
+    window.page.click("#measure-recall")
+    window.page.wait_for_selector(".recall tbody tr >> nth=1")
+    assert window.page.locator(".recall tbody th").all_inner_texts() == ["Balanced", "Fast"]
+    assert "80" in window.page.inner_text(".recall tbody tr:has-text('Fast')")
     shot(window, "sparsity")
+
+
+def test_the_dial_and_the_threshold(window: Window) -> None:
+    """A threshold of one's own is kept with the conversation, and measured beside Balanced's and Fast's."""
+    page = window.page
+    page.click(".dial >> text=Balanced")
+    page.keyboard.press("Alt+s")
+    assert page.input_value("#threshold") == "-0.5"
+    window.ask("say: careful")
+    assert "Balanced" in page.inner_text(".panel")
+    page.focus("#threshold")
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    window.until("document.querySelector('.slider output').innerText.includes('0.8')")
+    window.ask("say: more careful")
+    page.wait_for_selector(".panel :text('Balanced (threshold \u22120.8)')")
+    page.click("#measure-recall")
+    page.wait_for_selector(".recall tbody tr >> nth=2")
+    page.reload()
+    page.wait_for_selector(".dial [aria-checked=true]:has-text('Balanced')")
+    page.click(".dial >> text=Exact")
+    page.keyboard.press("Alt+s")
+    window.until("!document.querySelector('#threshold')")
 
 
 def test_mode_dial_and_sampling(window: Window) -> None:

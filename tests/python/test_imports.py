@@ -22,6 +22,7 @@ LEVELS = {
     "sampling": 2,
     "grammar": 2,
     "choices": 2,
+    "hardware": 0,
     "ops": 3,
     "bandwidth": 2,
     "model_info": 1,

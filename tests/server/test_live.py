@@ -519,7 +519,8 @@ def test_chat_text_never_becomes_a_control_token(micro: Path) -> None:
 
 
 def test_a_plan(micro: Path) -> None:
-    from turbosparse.server.plan import available_memory, memory_plan
+    from turbosparse.hardware import memory_available
+    from turbosparse.server.plan import memory_plan
 
     plan = memory_plan(micro, LoadOptions(n_ctx=512, n_parallel=3), 10**12)
     assert plan.fits
@@ -534,17 +535,4 @@ def test_a_plan(micro: Path) -> None:
         changed = memory_plan(micro, LoadOptions(**{"n_ctx": 8192, "n_parallel": 8, **advice.options}), 10**12)
         assert changed.needed == advice.needed
     assert memory_plan(micro, LoadOptions(n_parallel=1), 1_000_000).advice[-1].options == {}
-    assert 2**20 < available_memory() < 2**45
-
-
-def test_available_memory_respects_the_control_group(tmp_path: Path) -> None:
-    from turbosparse.server.plan import available_memory
-
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 8000 kB\nMemAvailable:    4000 kB\n")
-    assert available_memory(meminfo, tmp_path) == 4000 * 1024
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert available_memory(meminfo, tmp_path) == 4000 * 1024
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert available_memory(meminfo, tmp_path) == 4000
+    assert 2**20 < memory_available() < 2**45

@@ -97,6 +97,7 @@ class ModelCard:
         note: "" or one sentence to show.
         modes: that requests may ask for; empty when not sparse.
         default_mode: "" when not sparse.
+        resident: whether the weights were copied into memory of their own; else the file's mapping is read.
         n_ctx: of one sequence.
         bytes_dense_token: what a dense graph reads for one token; 0 when unknown.
         chat_template: Jinja source.
@@ -114,6 +115,7 @@ class ModelCard:
     modes: tuple[str, ...]
     default_mode: str
     has_predictor: bool
+    resident: bool
     n_ctx: int
     n_ctx_train: int
     n_parallel: int

@@ -199,6 +199,7 @@ class FakeEngine:
             modes=tuple(ACTIVE) if self.sparse else (),
             default_mode=(options.mode or "predicted") if self.sparse else "",
             has_predictor=self.sparse,
+            resident=False,
             n_ctx=n_ctx,
             n_ctx_train=n_ctx,
             n_parallel=n_parallel,

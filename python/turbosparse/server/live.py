@@ -22,6 +22,7 @@ from .scheduler import Scheduler
 
 DEFAULT_PARALLEL = 4
 MAX_WAITING = 64
+PASSED_ON = ("mode", "n_ctx", "n_threads", "kv_type", "memory", "flash_attn", "ignore_swa")  # to Model as they are
 STOCK_NOTE = "The file's architecture is {}, not turbosparse: stock llama.cpp runs it and computes every neuron."
 
 
@@ -241,13 +242,7 @@ def _open(path: Path, options: LoadOptions, stock: bool) -> SequenceModel:
         path,
         n_seq=options.n_parallel or DEFAULT_PARALLEL,
         stock=stock,
-        mode=options.mode,
-        n_ctx=options.n_ctx,
-        n_threads=options.n_threads,
-        kv_type=options.kv_type,
-        memory=options.memory,
-        flash_attn=options.flash_attn,
-        ignore_swa=options.ignore_swa,
+        **{name: getattr(options, name) for name in PASSED_ON},
         n_batch=CHUNK,
         n_ubatch=CHUNK,
     )
@@ -270,6 +265,7 @@ def describe(model: SequenceModel, options: LoadOptions) -> ModelCard:
         modes=tuple(mode for mode in MODES if mode != "predicted" or info.has_predictor) if sparse else (),
         default_mode=model.mode if sparse else "",
         has_predictor=info.has_predictor,
+        resident=model.resident,
         n_ctx=model.n_ctx,
         n_ctx_train=info.n_ctx_train,
         n_parallel=model.n_seq,

