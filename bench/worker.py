@@ -26,10 +26,7 @@ Case = Callable[[], object]
 
 
 def kernels(kind: str) -> dict[str, Case]:
-    """Dot and axpy of a matrix that fits a core's own cache, read several times per call: they time arithmetic.
-
-    (Four megabytes of F16 did not fit: what pages they happened to lie in moved that case by 15 %.)
-    """
+    """Dot and axpy of a matrix that fits a core's own cache, read several times per call: they time arithmetic."""
     rng = np.random.default_rng(1)
     x = rng.standard_normal((1, N_COL), np.float32)
     n_row = N_BYTES // ops.quantize(x, kind).data.nbytes
