@@ -268,6 +268,16 @@ def test_only_the_stages_parameters_move(source, shards):
     assert moved["masked"] == moved["whole"] | {"fc1", "fc2"}
 
 
+def test_predictors_have_a_rate_of_their_own(source, shards):
+    def recall(predictor_lr):
+        run = make(source, shards, 60, shares=(0.0, 0.0, 0.2, 0.8), anneal=0.0, warm=1.0, predictor_lr=predictor_lr)
+        rows = [run.step()[0] for _ in range(60)]
+        assert rows[-1]["lr"] < 2.1e-5  # the model's
+        return np.mean([row["recall"] for row in rows[-5:]])
+
+    assert recall(5e-3) > recall(2e-4) + 0.1
+
+
 def bare_kl(run):
     with torch.no_grad():
         return float(compare(ask(run.teacher, batch(), []), run.student, Meter(1.0)).kl)
