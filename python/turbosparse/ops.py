@@ -26,6 +26,7 @@ Ids: TypeAlias = npt.NDArray[np.int32]
 
 Isa: TypeAlias = Literal["auto", "generic", "avx2", "avxvnni", "avx512", "neon"]
 Mode: TypeAlias = Literal["dense", "exact", "predicted", "reference"]
+Layout: TypeAlias = Literal["rows", "packed"]
 Activation: TypeAlias = Literal["drelu", "reglu", "relu"]
 
 
@@ -52,11 +53,15 @@ class TypeInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """Rows of one weight type: data uint8 [n_row, bytes per row], C-contiguous, each row n_col values."""
+    """Rows of one weight type: data uint8 [n_row, bytes per row], C-contiguous, each row n_col values.
+
+    layout: how a row's bytes are ordered: "rows" as ggml does, or "packed" (see pack).
+    """
 
     type: str
     n_col: int
     data: npt.NDArray[np.uint8]
+    layout: Layout = "rows"
 
     def __post_init__(self) -> None:
         if self.data.ndim != 2 or self.data.dtype != np.uint8 or not self.data.flags.c_contiguous:
@@ -121,6 +126,17 @@ def quantize(x: Floats, type: str) -> Matrix:
     data = np.zeros((n_row, -(-n_col // info.block_size) * info.type_size), np.uint8)
     _call(lib.ggml_sparse_quantize, info.id, _in(rows), n_row, n_col, _out(data))
     return Matrix(info.name, n_col, data)
+
+
+def pack(w: Matrix, layout: Layout = "packed") -> Matrix:
+    """The same rows in another layout: "packed" is what dots read fastest, "rows" is ggml's; results have the same bits.
+
+    Quantised types in rows of a multiple of 512 can be packed, others raise UnsupportedModelError and
+    ArgumentError. gather_axpy, and ffn's down_t and fc2_t, want "rows".
+    """
+    data = np.empty_like(w.data)
+    _call(lib.ggml_sparse_pack, _matrix(w, "w"), _layout(layout), _out(data))
+    return Matrix(w.type, w.n_col, data, layout)
 
 
 def dequantize(w: Matrix) -> Floats:
@@ -268,6 +284,10 @@ def _isa(name: str) -> int:
     return _enum("isa", name, get_args(Isa), "GGML_SPARSE_ISA_")
 
 
+def _layout(name: str) -> int:
+    return _enum("layout", name, get_args(Layout), "GGML_SPARSE_LAYOUT_")
+
+
 def _enum(what: str, name: str, names: tuple[str, ...], prefix: str) -> int:
     if name not in names:
         raise errors.ArgumentError(
@@ -327,4 +347,4 @@ def _matrix(w: Matrix, what: str) -> Any:
     """struct ggml_sparse_matrix * over w, checked for its size. Points into w.data: keep w alive."""
     info = _type(w.type)
     _same(f"{what}.data", (w.n_row, w.n_col // info.block_size * info.type_size), w.data.shape)
-    return ffi.new("struct ggml_sparse_matrix *", (info.id, w.n_col, w.n_row, _in(w.data, "uint8_t *")))
+    return ffi.new("struct ggml_sparse_matrix *", (info.id, w.n_col, w.n_row, _in(w.data, "uint8_t *"), _layout(w.layout)))
