@@ -15,7 +15,7 @@ static constexpr int64_t N_CHUNK = 32; // rows per unit of work
 bool dense_supports(const ggml_tensor * op) {
     const ggml_tensor * w = op->src[0];
     const ggml_tensor * x = op->src[1];
-    if (op->op != GGML_OP_MUL_MAT || !is_mapped(w) || !weight_type_find(w->type)) {
+    if (op->op != GGML_OP_MUL_MAT || find_matrix(w).type < 0) {
         return false;
     }
     const bool flat = w->ne[2] == 1 && w->ne[3] == 1 && x->ne[2] == 1 && x->ne[3] == 1;
@@ -64,8 +64,7 @@ static void run_tiles(const ggml_tensor * op, const row_reader & rows, int64_t c
 }
 
 void dense_run(const ggml_tensor * op, int n_threads, const sparse_kernels & kernels, ffn_workspace & ws) {
-    const ggml_tensor * w = op->src[0];
-    const row_reader    rows({int32_t(w->type), w->ne[0], w->ne[1], w->data}, kernels);
+    const row_reader    rows(find_matrix(op->src[0]), kernels);
     const int64_t       n = op->src[1]->ne[1], n_at_once = columns_at_once(rows.n_col());
     if (n == 1) {
         run_dots(op, rows, n_threads, ws);
