@@ -207,6 +207,10 @@ GGML_SPARSE_API void ggml_sparse_context_free(struct ggml_sparse_context * ctx) 
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_set_mode(
         struct ggml_sparse_context * ctx, enum ggml_sparse_mode mode, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API enum ggml_sparse_mode ggml_sparse_context_get_mode(const struct ggml_sparse_context * ctx) GGML_SPARSE_NOEXCEPT;
+// Added to the predictor's threshold of every layer from the next evaluation on; 0 at first. Below 0 more
+// neurons pass: fewer active ones are missed, more rows are computed. ERR_ARGUMENT unless finite.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_shift_threshold(
+        struct ggml_sparse_context * ctx, float shift, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_set_threads(
         struct ggml_sparse_context * ctx, int32_t n_threads, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
@@ -372,9 +376,14 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_token_to_piece(
 // End of generation: eos, eot and their like.
 GGML_SPARSE_API bool ggml_sparse_token_is_eog(const struct ggml_sparse_model * model, int32_t token) GGML_SPARSE_NOEXCEPT;
 
+struct ggml_sparse_logit_bias {
+    int32_t token;
+    float   bias; // added to the token's logit: finite, or -INFINITY for never
+};
+
 struct ggml_sparse_sampler_params {
     uint32_t seed;
-    float    temp;            // <= 0: greedy, everything below but penalties and grammar is ignored
+    float    temp;            // <= 0: greedy, everything below but biases, penalties and grammar is ignored
     int32_t  top_k;           // <= 0: off
     float    top_p;           // >= 1: off
     float    min_p;           // <= 0: off
@@ -383,6 +392,8 @@ struct ggml_sparse_sampler_params {
     float    penalty_freq;    // 0: off
     float    penalty_present; // 0: off
     const char * grammar;     // GBNF with a rule "root", at most 128 KiB and 1024 parentheses deep, or NULL
+    const struct ggml_sparse_logit_bias * bias; // [n_bias], copied
+    int32_t  n_bias;
 };
 
 GGML_SPARSE_API struct ggml_sparse_sampler_params ggml_sparse_sampler_default_params(void) GGML_SPARSE_NOEXCEPT;
@@ -414,8 +425,7 @@ struct ggml_sparse_type_info {
     int32_t      type;       // enum ggml_type
     int32_t      block_size; // row length must be a multiple
     int32_t      type_size;  // bytes per block
-    const char * x_name;     // type the activations are rounded to before a dot: "f32", "q8_0", "q8_K" ...
-    bool         fast;       // has its own SIMD form (else ggml's type traits serve it)
+    const char * x_name;     // type the activations are rounded to before a dot: "q8_0", or "f32" for not at all
 };
 
 // The rows of quants.def, 0 <= i < count.

@@ -229,7 +229,6 @@ void ggml_sparse_type_get(int32_t i, ggml_sparse_type_info * info) noexcept {
     info->block_size       = static_cast<int32_t>(wt.block);
     info->type_size        = static_cast<int32_t>(ggml_type_size(wt.type));
     info->x_name           = ggml_type_name(wt.x_type);
-    info->fast             = true;
 }
 
 ggml_sparse_isa ggml_sparse_isa_best(void) noexcept { return sparse_kernels_get(GGML_SPARSE_ISA_AUTO)->isa; }

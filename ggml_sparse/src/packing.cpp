@@ -40,6 +40,7 @@ struct field {
 template <typename format, packed_scales = format::SCALES> struct plain_blocks { // 32 wide, scales first
     static constexpr int BYTES = format::BYTES / UNIT_BLOCKS, N_HALF = format::SCALES == packed_scales::DM ? 2 : 1;
     static constexpr int QUANTS = BYTES - (format::BITS == 8 ? 32 : 16);
+    static constexpr bool SAME_PAIRS = true;
 
     static field low(int l, int i) {
         return format::BITS == 8 ? field{l * BYTES + QUANTS + 4 * i, 0} : field{l * BYTES + QUANTS + 4 * (i % 4), i / 4 * 4};
@@ -64,7 +65,8 @@ template <typename format, packed_scales = format::SCALES> struct plain_blocks {
 };
 
 template <typename format> struct plain_blocks<format, packed_scales::K> { // two of 256
-    static constexpr int SUPER = format::BYTES / 2;
+    static constexpr int  SUPER      = format::BYTES / 2;
+    static constexpr bool SAME_PAIRS = false;
 
     static field low(int l, int i) { return {l / 8 * SUPER + SUPER - 128 + l % 8 / 2 * 32 + 4 * i, l % 2 * 4}; }
 
@@ -111,7 +113,8 @@ template <typename format> struct plain_blocks<format, packed_scales::K> { // tw
 };
 
 template <typename format> struct plain_blocks<format, packed_scales::SIX> { // two of 256
-    static constexpr int SUPER = format::BYTES / 2;
+    static constexpr int  SUPER      = format::BYTES / 2;
+    static constexpr bool SAME_PAIRS = false;
 
     static field low(int l, int i) { return {l / 8 * SUPER + l % 8 / 4 * 64 + l % 2 * 32 + 4 * i, l % 4 / 2 * 4}; }
 
@@ -137,20 +140,8 @@ template <typename format> constexpr uint32_t low_mask() { return every_byte(for
 template <typename format> constexpr uint32_t bias() { return format::BITS == 8 ? every_byte(128) : 0; } // signed quants plus 128
 template <typename format> constexpr bool     has_top() { return format::BITS == 5 || format::BITS == 6; }
 
-template <typename format> void load_plain(const uint8_t * w, unit_quants & q) {
-    using blocks = plain_blocks<format>;
-    for (int l = 0; l < UNIT_BLOCKS; ++l) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; ++i) {
-            const field f = blocks::low(l, i);
-            uint32_t    u = (load(w + f.at) >> f.shift & low_mask<format>()) ^ bias<format>();
-            if (has_top<format>()) {
-                u |= blocks::load_top(w, l, i) << 4;
-            }
-            q.u[i][l] = u;
-        }
-    }
-}
+// Top bits of dword i: of a packed unit: vector `at`, `shift` bits up.
+template <typename format> constexpr field top_of(int i) { return format::BITS == 5 ? field{0, i} : field{i / 4, i % 4 * 2}; }
 
 template <typename format> void store_plain(const unit_quants & q, uint8_t * w) {
     using blocks = plain_blocks<format>;
@@ -165,24 +156,39 @@ template <typename format> void store_plain(const unit_quants & q, uint8_t * w) 
     }
 }
 
-// Top bits of dword i: in vector `part`, `shift` bits up.
-template <typename format> constexpr field top_of(int i) { return format::BITS == 5 ? field{0, i} : field{i / 4, i % 4 * 2}; }
+// Dword j of block l as the packed unit has it: 32-wide blocks pair their nibbles in the same way.
+template <typename format> uint32_t packed_low(const uint8_t * w, int l, int j) {
+    using blocks = plain_blocks<format>;
+    if (blocks::SAME_PAIRS) {
+        return load(w + blocks::low(l, j).at) ^ bias<format>();
+    }
+    const field    f = blocks::low(l, j), g = blocks::low(l, j + 4);
+    const uint32_t first = load(w + f.at) >> f.shift & every_byte(15), second = load(w + g.at) >> g.shift & every_byte(15);
+    return first | second << 4;
+}
 
-template <typename format> void store_packed(const unit_quants & q, uint8_t * w) {
-    uint32_t low[8][UNIT_BLOCKS], top[2][UNIT_BLOCKS] = {};
-    for (int i = 0; i < (format::BITS == 8 ? 8 : 4); ++i) {
-        for (int l = 0; l < UNIT_BLOCKS; ++l) {
-            low[i][l] = format::BITS == 8 ? q.u[i][l] : (q.u[i][l] & every_byte(15)) | (q.u[i + 4][l] & every_byte(15)) << 4;
+template <typename format> void pack_quants(const uint8_t * src, uint8_t * dst) {
+    constexpr int N = format::TOP / 64;
+    uint32_t      low[N][UNIT_BLOCKS], top[2][UNIT_BLOCKS];
+    for (int l = 0; l < UNIT_BLOCKS; ++l) {
+#pragma GCC unroll 8
+        for (int j = 0; j < N; ++j) {
+            low[j][l] = packed_low<format>(src, l, j);
+        }
+        if (has_top<format>()) {
+            uint32_t tops[2] = {};
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i) {
+                tops[top_of<format>(i).at] |= plain_blocks<format>::load_top(src, l, i) << top_of<format>(i).shift;
+            }
+            top[0][l] = tops[0];
+            top[1][l] = tops[1];
         }
     }
-    std::memcpy(w, low, format::TOP);
-    for (int i = 0; has_top<format>() && i < 8; ++i) {
-        const field f = top_of<format>(i);
-        for (int l = 0; l < UNIT_BLOCKS; ++l) {
-            top[f.at][l] |= (q.u[i][l] >> 4 & every_byte(3)) << f.shift;
-        }
+    std::memcpy(dst, low, sizeof(low));
+    if (has_top<format>()) {
+        std::memcpy(dst + format::TOP, top, format::SCALE_AT - format::TOP);
     }
-    std::memcpy(w + format::TOP, top, format::SCALE_AT - format::TOP);
 }
 
 template <typename format> void load_packed(const uint8_t * w, unit_quants & q) {
@@ -201,9 +207,7 @@ template <typename format> void load_packed(const uint8_t * w, unit_quants & q) 
 
 template <typename format> void pack(int64_t n, const uint8_t * src, uint8_t * dst) {
     for (; n > 0; n -= UNIT_SIZE, src += format::BYTES, dst += format::BYTES) {
-        unit_quants q;
-        load_plain<format>(src, q);
-        store_packed<format>(q, dst);
+        pack_quants<format>(src, dst);
         std::memset(dst + format::SCALE_AT, 0, format::BYTES - format::SCALE_AT);
         plain_blocks<format>::template scales<true>(src, dst);
     }

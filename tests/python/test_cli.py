@@ -279,5 +279,6 @@ def test_perplexity(micro: Path) -> None:
     result = json.loads(done.stdout)
     assert (result["windows"], result["n_ctx"], result["tokens"], result["mode"]) == (3, 64, 93, "exact")
     assert result["sparsity"]["rows"] < result["sparsity"]["rows_dense"]
-    plain = run(*arguments, "--mode", "exact")
+    plain = run(*arguments, "--mode", "exact", "--against", micro)
     assert plain.stdout.startswith(f"perplexity {result['ppl']:.4f} +- ")
+    assert f"KL divergence 0.000000 +- 0.000000 from {micro.name} (mode exact)" in plain.stdout

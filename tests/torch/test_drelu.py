@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import gguf
 import numpy as np
@@ -37,25 +38,6 @@ from tests.oracle import Oracle
 
 pytestmark = pytest.mark.torch
 RECIPE = DreluRecipe(batch=4, n_tokens=16, rank=32, zero_gain=2.0, zero_target=0.9, warmup_steps=3, anneal=0.5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices of this size gain nothing from a second one, and lose much where the machine is busy."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def source_dir(tmp_path_factory):
-    return tiny.write_reglu(tmp_path_factory.mktemp("silu"), hidden_act="silu")
-
-
-@pytest.fixture(scope="module")
-def source(source_dir):
-    return open_source(source_dir)
 
 
 @pytest.fixture(scope="module")
@@ -427,6 +409,35 @@ def test_other_runtime_errors_pass(source, shards, monkeypatch):
         make(source, shards).step()
 
 
+@pytest.mark.parametrize("part", ["canonicalise_signs", "swap_errors"])
+def test_out_of_memory_during_surgery_too(source, shards, monkeypatch, part):
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(distiller_module, part, fail)
+    with pytest.raises(OutOfMemoryError, match="lower --batch"):
+        make(source, shards)
+
+
+def test_out_of_memory_in_the_first_optimiser_step_too(source, shards, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    run = make(source, shards)
+    monkeypatch.setattr(run.optimizer, "step", fail)
+    with pytest.raises(OutOfMemoryError, match="lower --batch"):
+        run.step()
+
+
+def test_a_broken_state_is_said(source, shards, tmp_path):
+    run = make(source, shards)
+    run.save(tmp_path / "state.pt")
+    whole = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SettingsError, match="no state of a run"):
+        run.resume(tmp_path / "state.pt")
+
+
 def test_too_little_text_is_said(source, shards):
     with pytest.raises(ShardError, match="longer than 20000 tokens"):
         make(source, shards, n_tokens=20000)
@@ -440,21 +451,9 @@ def arguments(source_dir, shards_dir, out, *more):
     return [str(source_dir), "-o", str(out), "--data", str(shards_dir), *sizes, "--out-dtype", "f32", *more]
 
 
-def call(monkeypatch, args):
-    monkeypatch.setattr(sys, "argv", ["drelu", *args])
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return command.main()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def test_the_command_writes_a_checkpoint_a_log_a_picture_and_a_report(
-    source_dir, shards_dir, tmp_path, monkeypatch, capsys
-):
+def test_the_command_writes_a_checkpoint_a_log_a_picture_and_a_report(source_dir, shards_dir, tmp_path, call, capsys):
     out = tmp_path / "out"
-    assert call(monkeypatch, arguments(source_dir, shards_dir, out)) == 0
+    assert call(command, arguments(source_dir, shards_dir, out)) == 0
     assert "surgery, mean over layers" in capsys.readouterr().out
     model = load(out)
     assert [layer.mlp.predictor.fc1.weight.shape[0] for layer in model.model.layers] == [32, 32]
@@ -472,45 +471,77 @@ def test_the_command_writes_a_checkpoint_a_log_a_picture_and_a_report(
 
 
 def test_killed_and_resumed_is_as_never_killed(source_dir, shards_dir, tmp_path):
+    """One run killed three times: at its first state, while it writes one, and in the last stage."""
+
     def start(out, *more):
         args = arguments(source_dir, shards_dir, out, "--save-every", "0", "--heldout-windows", "0", *more)
         return subprocess.Popen([sys.executable, "-m", "turbosparse.train.drelu", *args], stdout=subprocess.PIPE)
 
+    work = tmp_path / "killed" / "train"
+    state = work / "state.pt"
+
+    def kill_when(victim, is_time):
+        deadline = time.monotonic() + 60
+        while not is_time() and victim.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        victim.send_signal(signal.SIGKILL)
+        assert victim.wait() == -signal.SIGKILL
+        return torch.load(state, weights_only=True)["n_steps"]  # whole, whenever it was
+
     assert start(tmp_path / "straight").wait() == 0
-    victim = start(tmp_path / "killed")
-    state = tmp_path / "killed" / "train" / "state.pt"
-    deadline = time.monotonic() + 60
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
-    steps = torch.load(state, weights_only=True)["n_steps"]
-    assert 0 < steps < 24
+    steps = [kill_when(start(tmp_path / "killed"), state.exists)]
+    steps += [kill_when(start(tmp_path / "killed", "--resume"), (work / "state.part").exists)]
+    victim = start(tmp_path / "killed", "--resume")
+    steps += [kill_when(victim, lambda: ",masked," in (work / "log.csv").read_text())]
+    assert 0 < steps[0] <= steps[1] < steps[2] < 24
     again = start(tmp_path / "killed", "--resume")
-    assert b"resumed at step" in again.communicate()[0]
+    said = again.communicate()[0]
+    assert f"resumed at step {steps[2]}," in said.decode()
+    assert b"note:" not in said
     assert again.returncode == 0
-    one, two = load(tmp_path / "straight").state_dict(), load(tmp_path / "killed").state_dict()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    for name in ("model-00001-of-00001.safetensors", "config.json"):
+        assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+    logs = [list(csv.DictReader((tmp_path / out / "train" / "log.csv").open())) for out in ("straight", "killed")]
+    assert [row | {"seconds": ""} for row in logs[0]] == [row | {"seconds": ""} for row in logs[1]]
 
 
-def test_stopped_early_there_are_no_predictors(source_dir, shards_dir, tmp_path, monkeypatch):
+def test_resuming_with_other_settings_is_said(source_dir, shards_dir, tmp_path, call, capsys):
     out = tmp_path / "out"
-    assert call(monkeypatch, arguments(source_dir, shards_dir, out, "--stop-after", "0")) == 0
+    assert call(command, arguments(source_dir, shards_dir, out, "--stop-after", "0")) == 0
+    assert call(command, arguments(source_dir, shards_dir, out, "--resume", "--anneal", "0.6", "--batch", "3")) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert notes == [
+        "note: anneal was 0.3 before, is 0.6 from here on",
+        "note: batch was 2 before, is 3 from here on",
+    ]
+
+
+def test_stopped_early_there_are_no_predictors(source_dir, shards_dir, tmp_path, call):
+    out = tmp_path / "out"
+    assert call(command, arguments(source_dir, shards_dir, out, "--stop-after", "0")) == 0
     assert not [name for name in load(out).state_dict() if "predictor" in name]
     assert not (out / "train" / "report.json").exists()
-    assert call(monkeypatch, arguments(source_dir, shards_dir, out, "--resume")) == 0
+    assert call(command, arguments(source_dir, shards_dir, out, "--resume")) == 0
     assert (out / "train" / "report.json").exists()
 
 
-def test_shards_of_another_vocabulary_are_refused(source_dir, tmp_path, monkeypatch, capsys):
+def test_shards_of_another_vocabulary_are_refused(source_dir, tmp_path, call, capsys):
     writer = ShardWriter(tmp_path / "other", "other", 1000, 0)
     writer.add("a", np.arange(500) % 900)
     writer.close()
-    assert call(monkeypatch, arguments(source_dir, tmp_path / "other", tmp_path / "out")) == 4
+    assert call(command, arguments(source_dir, tmp_path / "other", tmp_path / "out")) == 4
     assert "n_vocab is 1000, the model has 384" in capsys.readouterr().err
 
 
-def test_a_diverged_run_keeps_its_batch(source_dir, shards_dir, tmp_path, monkeypatch, capsys):
+def test_shards_of_another_tokenizer_are_refused(source_dir, source, shards_dir, tmp_path, monkeypatch, call, capsys):
+    """The same number of ids, other tokens: nothing else would notice."""
+    with_tokens = dataclasses.replace(source, tokenizer=types.SimpleNamespace(sha256="f00"))
+    monkeypatch.setattr("turbosparse.train.source.open_source", lambda _: with_tokens)
+    assert call(command, arguments(source_dir, shards_dir, tmp_path / "out")) == 4
+    assert "tokenizer is words..., the model's vocabulary is f00" in capsys.readouterr().err
+
+
+def test_a_diverged_run_keeps_its_batch(source_dir, shards_dir, tmp_path, monkeypatch, call, capsys):
     step = Distiller.step
 
     def poisoned(self):
@@ -522,13 +553,13 @@ def test_a_diverged_run_keeps_its_batch(source_dir, shards_dir, tmp_path, monkey
 
     monkeypatch.setattr(Distiller, "step", poisoned)
     out = tmp_path / "out"
-    assert call(monkeypatch, arguments(source_dir, shards_dir, out, "--save-every", "0")) == 8
+    assert call(command, arguments(source_dir, shards_dir, out, "--save-every", "0")) == 8
     assert "step 3 (stage teacher)" in capsys.readouterr().err
     assert np.load(out / "train" / "bad-batch.npy").shape == (2, 17)
     assert torch.load(out / "train" / "state.pt", weights_only=True)["n_steps"] == 2
 
 
-def test_a_terminated_run_saves_its_state(source_dir, shards_dir, tmp_path, monkeypatch):
+def test_a_terminated_run_saves_its_state(source_dir, shards_dir, tmp_path, monkeypatch, call):
     step = Distiller.step
 
     def interrupted(self):
@@ -537,7 +568,7 @@ def test_a_terminated_run_saves_its_state(source_dir, shards_dir, tmp_path, monk
         return step(self)
 
     monkeypatch.setattr(Distiller, "step", interrupted)
-    assert call(monkeypatch, arguments(source_dir, shards_dir, tmp_path / "out")) == 130
+    assert call(command, arguments(source_dir, shards_dir, tmp_path / "out")) == 130
     assert torch.load(tmp_path / "out" / "train" / "state.pt", weights_only=True)["n_steps"] == 6
 
 

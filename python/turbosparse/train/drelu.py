@@ -250,9 +250,11 @@ def _open(args: argparse.Namespace, work: Path, team: Team, device: str) -> tupl
     guide = open_guide(args, source, device)
     run = Distiller(source, shards, _recipe(args, on_gpu), budget, device, dtype, args.last_mix, guide, team)
     if args.resume and (work / STATE).exists():
-        run.resume(work / STATE)
+        changed = run.resume(work / STATE)
         if team.is_first:
             _say(f"resumed at step {run.n_steps}, {run.progress:.1%}")
+            for name, (then, now) in sorted(changed.items()):
+                _say(f"note: {name} was {then} before, is {now} from here on")
     return run, source, shards
 
 

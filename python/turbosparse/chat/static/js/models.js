@@ -3,9 +3,9 @@
 import { html, useEffect, useState } from "/static/vendor/preact.js";
 import * as api from "./api.js";
 import { Dialog } from "./dialogs.js";
-import { bytes } from "./format.js";
+import { bytes, integer } from "./format.js";
 import { Icon } from "./icons.js";
-import { attempt, load, state } from "./state.js";
+import { attempt, load, state, unload } from "./state.js";
 
 const KINDS = { bundled: "bundled", extra: "extra", recent: "recent" };
 
@@ -106,8 +106,9 @@ export function ModelDialog({ browse }) {
   return html`<${Dialog} title="Model" wide>
     ${card &&
     html`<div class="model-now">
+      <button type="button" class="quiet" onClick=${unload}>Unload</button>
       <strong>${card.name}</strong>${card.sparse ? "" : html` <span class="badge">sparsity off</span>`}
-      <span class="muted">${card.n_layer} layers, ${card.n_ff} neurons each, context ${card.n_ctx}, ${bytes(card.bytes_file)}</span>
+      <span class="muted">${card.n_layer} layers, ${card.n_ff} neurons each, context ${integer(card.n_ctx)}, ${bytes(card.bytes_file)}</span>
       ${!card.sparse && html`<p>${card.note}</p>`}
     </div>`}
     <${Failure} /><${Task} />
