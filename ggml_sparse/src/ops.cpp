@@ -198,7 +198,7 @@ static void gather_axpy(const row_reader & rows, const float * h, const int32_t 
     }
 }
 
-static void op_ffn(const ggml_sparse_ffn & ffn, const float * x, int64_t n_tokens, float * y, const ffn_run_params & params,
+static void op_ffn(const ggml_sparse_ffn & ffn, const float * x, int64_t n_tokens, float * y, uint8_t * mask, const ffn_run_params & params,
                    ggml_sparse_layer_stats & stats) {
     std::vector<const float *> xs;
     std::vector<float *>       ys;
@@ -208,7 +208,7 @@ static void op_ffn(const ggml_sparse_ffn & ffn, const float * x, int64_t n_token
     }
     ffn_workspace ws;
     ffn_times     times{};
-    ffn_run(ffn, {n_tokens, xs.data(), ys.data()}, params, ws, stats, times);
+    ffn_run({{ffn, {n_tokens, xs.data(), ys.data()}, nullptr, mask}}, params, ws, stats, times);
 }
 
 } // namespace ggml_sparse
@@ -332,7 +332,7 @@ ggml_sparse_status ggml_sparse_op_ffn(const ggml_sparse_ffn * ffn, const float *
         pointer_check(x, "x");
         pointer_check(y, "y");
         ggml_sparse_layer_stats counted{};
-        op_ffn(*ffn, x, n_tokens, y, {n_threads, &kernels_check(n_threads, isa), nullptr, nullptr, mask}, counted);
+        op_ffn(*ffn, x, n_tokens, y, mask, {n_threads, &kernels_check(n_threads, isa), nullptr}, counted);
         if (stats) {
             *stats = counted;
         }

@@ -167,6 +167,23 @@ def test_switch_model(window: Window, tmp_path: Path, shot: Shot, monkeypatch: p
     assert "recent" in page.inner_text(".models li:has-text('other-model')")
 
 
+def test_a_model_that_does_not_fit(window: Window, tmp_path: Path, shot: Shot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plan comes first, with what would make it fit; nothing is opened unasked."""
+    page = window.page
+    (tmp_path / "huge.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    page.click("#model-button")
+    page.click("text=From this computer")
+    page.click("text=huge.gguf")
+    page.wait_for_selector(".plan .fit.no")
+    assert "What would make it fit" in page.inner_text(".plan")
+    assert "weights" in page.inner_text(".plan .pools")
+    assert page.inner_text(".model-now strong") == "Fake Model"
+    shot(window, "does-not-fit")
+    page.click("text=Open like that")
+    page.wait_for_selector("#model-button:has(.dot.ready):has-text('Huge')")
+
+
 def test_unload(window: Window) -> None:
     page = window.page
     page.click("#model-button")

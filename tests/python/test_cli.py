@@ -269,6 +269,14 @@ def test_a_closed_pipe_is_no_crash(micro: Path) -> None:
     assert "Traceback" not in stderr
 
 
+def test_a_context_above_the_training_context(micro: Path) -> None:
+    options = ("--ignore-swa", "-n", 1, *EXACTLY)
+    done = run("generate", micro, "-c", 9000, *options)
+    assert done.returncode == 0, done.stderr
+    assert "note: 9000 tokens of context are more than the 8192" in done.stderr
+    assert "note" not in run("generate", micro, "-c", 8192, *options).stderr
+
+
 # --- perplexity --------------------------------------------------------------------
 
 

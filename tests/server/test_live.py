@@ -16,7 +16,7 @@ from turbosparse.errors import ArgumentError, ContextOverflowError, FileError, G
 from turbosparse.grammar import from_json_schema
 from turbosparse.sampling import SamplingParams
 from turbosparse.server.engine import Done, LoadOptions, NotReadyError, PromptProgress, QueueFullError, Request, Token
-from turbosparse.server.live import LiveEngine
+from turbosparse.server.live import LiveEngine, name_for_people
 from turbosparse.server.runs import CHUNK, likeliest, log_softmax
 
 from tests.server.conftest import allowed
@@ -516,6 +516,14 @@ def test_chat_text_never_becomes_a_control_token(micro: Path) -> None:
         assert marked.count(control) == plain.count(control) == 1
 
     on_engine(micro, scene)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("TurboSparse Smol", "TurboSparse Smol"), ("Final", "turbosparse-smol-Q4_0"), ("", "turbosparse-smol-Q4_0")],
+)
+def test_names_for_people(given: str, name: str) -> None:
+    assert name_for_people(given, "turbosparse-smol-Q4_0") == name
 
 
 def test_a_plan(micro: Path) -> None:

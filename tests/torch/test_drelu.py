@@ -13,7 +13,6 @@ import sys
 import time
 import types
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -35,6 +34,8 @@ from turbosparse.train.trainer import Budget
 
 from tests import tiny
 from tests.oracle import Oracle
+from tests.torch.common import write_gguf
+from tests.train.fakes import bpe_model
 
 pytestmark = pytest.mark.torch
 RECIPE = DreluRecipe(batch=4, n_tokens=16, rank=32, zero_gain=2.0, zero_target=0.9, warmup_steps=3, anneal=0.5)
@@ -84,46 +85,6 @@ def test_a_directory_gives_llamas_logits(source_dir, source, tmp_path):
 def test_swiglu_is_silu_times_up():
     gate, up = torch.randn(2, 5, 7, dtype=torch.float64)
     assert torch.allclose(swiglu(gate, up), gate / (1 + torch.exp(-gate)) * up)
-
-
-def write_gguf(source, path, *, tied, arch="llama"):
-    """The source as llama.cpp's converter writes it: q and k permuted, llama.* keys, a byte-level BPE."""
-    c = source.config
-    out = gguf.GGUFWriter(path, arch)
-    for add, value in (
-        (out.add_block_count, c.num_hidden_layers), (out.add_context_length, c.max_position_embeddings),
-        (out.add_embedding_length, c.hidden_size), (out.add_feed_forward_length, c.intermediate_size),
-        (out.add_head_count, c.num_attention_heads), (out.add_head_count_kv, c.num_key_value_heads),
-        (out.add_layer_norm_rms_eps, c.rms_norm_eps), (out.add_rope_freq_base, c.rope_theta),
-        (out.add_tokenizer_model, "gpt2"), (out.add_tokenizer_pre, "smollm"), (out.add_bos_token_id, 1),
-        (out.add_eos_token_id, 2), (out.add_token_list, [f"t{i}" for i in range(c.vocab_size)]),
-        (out.add_token_types, [3] * 3 + [1] * (c.vocab_size - 3)), (out.add_token_merges, ["t 3"]),
-    ):  # fmt: skip
-        add(value)
-    short = {v: k for k, v in NAMES.items()}
-    for name, weight in source.state.items():
-        parts = name.split(".")
-        kind = ".".join(parts[3:-1]) if parts[1] == "layers" else name.removesuffix(".weight")
-        stem = f"blk.{parts[2]}.{short[kind]}" if parts[1] == "layers" else short[kind]
-        w = weight.numpy()
-        if kind.endswith(("q_proj", "k_proj")):
-            n = c.num_attention_heads if kind.endswith("q_proj") else c.num_key_value_heads
-            w = np.ascontiguousarray(w.reshape(n, 2, w.shape[0] // n // 2, -1).swapaxes(1, 2)).reshape(w.shape)
-        if not (tied and stem == "output"):
-            out.add_tensor(stem + ".weight", w)
-    out.write_header_to_file()
-    out.write_kv_data_to_file()
-    out.write_tensors_to_file()
-    out.close()
-    return path
-
-
-NAMES = {
-    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -181,6 +142,11 @@ def test_other_files_are_refused(source, tmp_path):
         open_source(tmp_path / "none")
     with pytest.raises(SourceError, match="'qwen2'"):
         open_source(write_gguf(source, tmp_path / "q.gguf", tied=False, arch="qwen2"))
+
+
+def test_a_gguf_without_a_key_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="embedding_length is missing"):
+        open_source(bpe_model(tmp_path / "tokens-only.gguf"))
 
 
 # --- surgery ------------------------------------------------------------------
@@ -300,6 +266,16 @@ def test_only_the_stages_parameters_move(source, shards):
     assert moved["teacher"] == moved["drift"] == {"gate_proj", "up_proj", "down_proj"}
     assert moved["whole"] >= moved["drift"] | {"q_proj", "o_proj", "embed_tokens", "lm_head", "norm", "input_layernorm"}
     assert moved["masked"] == moved["whole"] | {"fc1", "fc2"}
+
+
+def test_predictors_have_a_rate_of_their_own(source, shards):
+    def recall(predictor_lr):
+        run = make(source, shards, 60, shares=(0.0, 0.0, 0.2, 0.8), anneal=0.0, warm=1.0, predictor_lr=predictor_lr)
+        rows = [run.step()[0] for _ in range(60)]
+        assert rows[-1]["lr"] < 2.1e-5  # the model's
+        return np.mean([row["recall"] for row in rows[-5:]])
+
+    assert recall(5e-3) > recall(2e-4) + 0.1
 
 
 def bare_kl(run):

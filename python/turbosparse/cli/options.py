@@ -46,7 +46,14 @@ def open_model(file: Path, **given: Any) -> Model:
     from ..model import Model, silence_host
 
     silence_host()
-    return Model(file, **given)
+    model = Model(file, **given)
+    if model.n_ctx > model.info.n_ctx_train > 0:
+        print(
+            f"note: {model.n_ctx} tokens of context are more than the {model.info.n_ctx_train} that the model was "
+            "trained with; text beyond them may make no sense",
+            file=sys.stderr,
+        )
+    return model
 
 
 def read_text(path: str | Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -255,7 +256,7 @@ def describe(model: SequenceModel, options: LoadOptions) -> ModelCard:
     special = {name: model.piece(token, special=True) if token >= 0 else b"" for name, token in _tokens(model)}
     return ModelCard(
         id=model.path.stem,
-        name=model.meta("general.name") or model.path.stem,
+        name=name_for_people(model.meta("general.name") or "", model.path.stem),
         path=str(model.path),
         created=int(time()),
         sparse=sparse,
@@ -282,6 +283,15 @@ def describe(model: SequenceModel, options: LoadOptions) -> ModelCard:
         eos_token=special["eos"].decode("utf-8", "replace"),
         defaults=SamplingParams.for_model(model),
     )
+
+
+def name_for_people(given: str, stem: str) -> str:
+    """`given` (general.name) where the file's name has a word of it, else the file's name.
+
+    Converters take general.name from a directory's, and so it is often "Final", "Snapshots" or a hash.
+    """
+    words = re.findall(r"[a-z]{3,}", given.lower())
+    return given if any(word in stem.lower() for word in words) else stem
 
 
 def _tokens(model: SequenceModel) -> list[tuple[str, int]]:

@@ -35,6 +35,7 @@ COLUMNS = (
     "step", "tokens", "seconds", "stage", "loss", "hidden", "zero_rate", "zero_target", "zero_weight", "recall",
     "precision", "blend", "lr",
 )  # fmt: skip
+PREDICTORS = "predictors"  # key of an optimiser's group: whether it is theirs
 CALIBRATION = 1 << 30  # where steps never get, so that calibration windows have a seed of their own
 
 
@@ -225,10 +226,12 @@ class Distiller:
         self.student.requires_grad_(False)
         for parameter in trainable:
             parameter.requires_grad_(True)
-        decay = self.recipe.weight_decay
+        own = {id(p) for name, p in self.student.named_parameters() if ".predictor." in name}
+        rest, decay = [p for p in trainable if id(p) not in own], self.recipe.weight_decay
         groups = [
-            {"params": [p for p in trainable if p.dim() > 1], "weight_decay": decay},
-            {"params": [p for p in trainable if p.dim() == 1], "weight_decay": 0.0},
+            {"params": [p for p in rest if p.dim() > 1], "weight_decay": decay, PREDICTORS: False},
+            {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0, PREDICTORS: False},
+            {"params": [p for p in trainable if id(p) in own], "weight_decay": 0.0, PREDICTORS: True},
         ]
         return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.95), fused=True)
 
@@ -317,11 +320,11 @@ class Distiller:
         """A linear warm-up, then a cosine over the rest of the stage."""
         recipe = self.recipe
         cosine = 0.5 * (1.0 + math.cos(math.pi * local))
-        lr = recipe.lrs[self.stage] * (recipe.last_lr + (1.0 - recipe.last_lr) * cosine)
-        lr *= min(1.0, max((self.stage_steps + 1) / recipe.warmup_steps, local / recipe.warmup))
+        share = recipe.last_lr + (1.0 - recipe.last_lr) * cosine
+        share *= min(1.0, max((self.stage_steps + 1) / recipe.warmup_steps, local / recipe.warmup))
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+            group["lr"] = share * (recipe.predictor_lr if group[PREDICTORS] else recipe.lrs[self.stage])
+        return recipe.lrs[self.stage] * share
 
     def _check_finite(self, measured: dict[str, float], mine: dict[str, float], rows: Tensor) -> None:
         """`measured` is the team's: all stop at the same step; `mine` tells whose batch it was."""

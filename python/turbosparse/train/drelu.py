@@ -195,6 +195,7 @@ def _recipe(args: argparse.Namespace, on_gpu: bool) -> Any:
         activation=args.activation,
         shares=args.shares or (base.shares if args.activation == "drelu" else alone),
         lrs=tuple(args.lr * lr for lr in base.lrs),  # type: ignore[arg-type, unused-ignore]
+        predictor_lr=args.lr * base.predictor_lr,
         batch=args.batch or (64 if on_gpu else 8),
         n_tokens=args.seq or (512 if on_gpu else 256),
         zero_target=args.zero_target,

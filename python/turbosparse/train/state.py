@@ -44,6 +44,6 @@ def read_state(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]
 def _bytes(state: Any) -> int:
     """Of the tensors in it."""
     if isinstance(state, torch.Tensor):
-        return state.nbytes
+        return int(state.nbytes)
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
     return sum(map(_bytes, parts))

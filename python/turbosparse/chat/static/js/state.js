@@ -311,6 +311,13 @@ export async function load(path, options) {
   await followModel();
 }
 
+// Opens a file that fits; of one that does not, the plan comes first.
+export async function offer(path) {
+  const plan = await api.post("/models/plan", { path }).catch(() => null); // none of a checkpoint; load says what is wrong
+  if (plan && !plan.fits) set({ dialog: { name: "models", picked: path } });
+  else await load(path);
+}
+
 export async function unload() {
   const model = await attempt(() => api.post("/models/unload"));
   if (model) set({ model });
