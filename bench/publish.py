@@ -1,7 +1,8 @@
 """The published numbers: each with its command, its machine and its date, in bench/results/ID.csv.
 
-python -m bench.publish --models DIR ID...     measure; DIR has the files that RECIPES names
-python -m bench.publish --table                write the table of bench/results/README.md again
+python -m bench.publish --models DIR ID...             measure; DIR has the files that RECIPES names
+python -m bench.publish --models DIR --again ID...     measure again, and say whether the ratios agree
+python -m bench.publish --table                        write the table of bench/results/README.md again
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from turbosparse.bench import machine
 from turbosparse.bench.output import render, write_file
+from turbosparse.bench.record import flat
 
 RESULTS = Path(__file__).with_name("results")
 BEGIN, END = "<!-- table: python -m bench.publish --table -->\n", "<!-- end of table -->\n"
@@ -79,9 +81,8 @@ GOALS = [
 ]
 
 
-def measure(name: str, models: Path, extra: list[str]) -> None:
-    """Run one command and store its rows, with what is needed to repeat it."""
-    words = [*COMMANDS[name].split(), *extra]
+def run(words: list[str], models: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of `turbosparse bench` with these arguments, and what it noted about the opponent."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "turbosparse.cli", "bench", *words, "-o", "json", "--out", str(out)]
@@ -95,6 +96,14 @@ def measure(name: str, models: Path, extra: list[str]) -> None:
         for line in done.stderr.splitlines()
         if "taken:" in line or "left out" in line
     ]
+    print(render(rows, "md"), end="")
+    return rows, notes
+
+
+def measure(name: str, models: Path, extra: list[str]) -> None:
+    """Run one command and store its rows, with what is needed to repeat it."""
+    words = [*COMMANDS[name].split(), *extra]
+    rows, notes = run(words, models)
     head = [
         f"turbosparse synth --gguf {RECIPES[words[0]]} -o {words[0]}",
         f"turbosparse bench {' '.join(words)}",
@@ -103,7 +112,21 @@ def measure(name: str, models: Path, extra: list[str]) -> None:
         *notes,
     ]
     write_file(RESULTS / f"{name}.csv", "".join(f"# {line}\n" for line in head) + render(rows, "csv"))
-    print(render(rows, "md"), end="")
+
+
+def compare(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each ratio that was published under `name`: does that of `rows` agree, do their intervals overlap?"""
+    again, lines = {(row["test"], row["mode"]): row for row in map(flat, rows)}, []
+    for old in filter(lambda row: row["ratio"], stored(name)):
+        new = again[old["test"], old["mode"]]
+        intervals = [[float(row[f"ratio_ci95_{end}"]) for end in ("low", "high")] for row in (old, new)]
+        verdict = "agree" if max(low for low, _ in intervals) <= min(high for _, high in intervals) else "DIFFER"
+        shown = [
+            f"{float(row['ratio']):.2f} [{low:.2f}, {high:.2f}]"
+            for row, (low, high) in zip((old, new), intervals, strict=True)
+        ]
+        lines.append(f"{name}, {old['test']} {old['mode']}: {shown[0]} and {shown[1]} {verdict}")
+    return lines
 
 
 def stored(name: str) -> list[dict[str, str]]:
@@ -181,9 +204,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ids", nargs="*", help=", ".join(COMMANDS))
     parser.add_argument("--models", type=Path, help="directory of the files")
+    parser.add_argument("--again", action="store_true", help="store nothing; exit code 1 when a ratio differs")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--extra", default="", help="more options for turbosparse bench")
     given = parser.parse_args()
+    if given.again:
+        lines = [line for name in given.ids for line in compare(name, run(COMMANDS[name].split(), given.models)[0])]
+        print("\n".join(lines))
+        raise SystemExit(any("DIFFER" in line for line in lines))
     for name in given.ids:
         measure(name, given.models, given.extra.split())
     if given.table:

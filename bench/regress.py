@@ -136,16 +136,21 @@ def measure(base: Path, head: Path, file: Path, wanted: Sequence[str] | None, ep
     return [judge(case, turns) for case, turns in found.items()]
 
 
-def build(revision: str) -> Path:
-    """The interpreter of a checkout of `revision`, built like this one; kept in build/ for the next time."""
+def build(revision: str, name: str = "", change: Callable[[Path], None] = lambda tree: None) -> Path:
+    """The interpreter of a checkout of `revision`, built like this one; kept in build/ for the next time.
+
+    Args:
+        name: of a checkout that differs from the revision; `change` makes the difference.
+    """
     done = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", f"{revision}^{{commit}}"], capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(f"BASE={revision} is not a commit of this repository: {done.stderr.strip()}")
-    tree = ROOT / "build" / "regress" / done.stdout.strip()[:12]
+    tree = ROOT / "build" / "regress" / "-".join(filter(None, (done.stdout.strip()[:12], name)))
     if not tree.exists():
         subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", str(tree), revision], check=True)
+    change(tree)
     subprocess.run(["make", "-C", str(tree), "setup"], check=True, stdout=subprocess.DEVNULL)
     return tree / ".venv" / "bin" / "python"
 
@@ -166,9 +171,12 @@ def main() -> int:
     """0 when nothing is slower, 1 with the list of what is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, help="commit to compare with")
-    parser.add_argument("--head", type=Path, help="interpreter of another build to judge [default: this one]")
+    parser.add_argument(
+        "--head", type=Path, metavar="PYTHON", help="interpreter of another build to judge [default: this one]"
+    )
     given = parser.parse_args()
-    base, head = build(given.base), given.head or Path(sys.executable)
+    base = build(given.base)
+    head = (given.head or Path(sys.executable)).absolute()  # not resolved: a venv is known by its link
     with tempfile.TemporaryDirectory() as folder:
         file = model(Path(folder))
         print(f"head / base ({given.base}), median of paired turns and its 95 % interval")

@@ -18,20 +18,29 @@ from typing import Any
 import numpy as np
 from turbosparse import Model, ops
 
-N_ROW, N_COL, N_FF = 512, 4096, 2048
+N_COL, N_FF = 4096, 2048
+N_READ, N_BYTES = 2048, 1 << 20  # rows per call, of a matrix of so many bytes
 TYPES = ("q4_0", "q8_0", "q4_k", "q6_k", "f16")
 DECODE_TOKENS = 4
 Case = Callable[[], object]
 
 
 def kernels(kind: str) -> dict[str, Case]:
-    """Dot and axpy of a matrix that fits a cache, read four times per call, so that they time arithmetic."""
+    """Dot and axpy of a matrix that fits a core's own cache, read several times per call: they time arithmetic."""
     rng = np.random.default_rng(1)
-    w = ops.quantize(rng.standard_normal((N_ROW, N_COL), np.float32), kind)
     x = rng.standard_normal((1, N_COL), np.float32)
-    ids = np.tile(np.arange(N_ROW, dtype=np.int32), 4)[None]
+    n_row = N_BYTES // ops.quantize(x, kind).data.nbytes
+    w = ops.quantize(rng.standard_normal((n_row, N_COL), np.float32), kind)
+    ids = (np.arange(N_READ, dtype=np.int32) % n_row)[None]
     h = rng.standard_normal(ids.shape, np.float32)
-    return {f"dot {kind}": lambda: ops.gather_dot(w, x, ids), f"axpy {kind}": lambda: ops.gather_axpy(w, h, ids)}
+    found: dict[str, Case] = {
+        f"dot {kind}": lambda: ops.gather_dot(w, x, ids),
+        f"axpy {kind}": lambda: ops.gather_axpy(w, h, ids),
+    }
+    if hasattr(ops, "pack") and kind.startswith("q"):  # the layout of resident matrices, which older builds lack
+        packed = ops.pack(w)
+        found[f"dot {kind} packed"] = lambda: ops.gather_dot(packed, x, ids)
+    return found
 
 
 def ffns(kind: str) -> dict[str, Case]:
@@ -50,7 +59,7 @@ def ffns(kind: str) -> dict[str, Case]:
 
 def decode(file: str) -> dict[str, Case]:
     """A few tokens of a whole model, in both sparse modes."""
-    model = Model(file, n_ctx=64, n_threads=1)
+    model = Model(file, n_ctx=64, n_threads=1, memory="resident")
 
     def run(mode: str) -> None:
         model.reset()

@@ -14,9 +14,6 @@ import pytest
 
 from tests import oracle, tiny
 
-# A run in the background ignores Ctrl-C, and so would every process that a test starts and interrupts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 
 def pytest_configure() -> None:
     """Children are sent Ctrl-C by some tests; a job in the background of a shell would hand them down to ignore it."""

@@ -103,7 +103,7 @@ def main() -> None:
     console.print(table)
     console.print(
         "These models are small and stay in cache: bytes per token show what sparsity saves, tok/s hardly can. What\n"
-        "turbosparse-smol was trained on, and why its predicted mode is not usable: models/turbosparse-smol/README.md."
+        "turbosparse-smol was trained on, and how little it can do: models/turbosparse-smol/README.md."
     )
 
 

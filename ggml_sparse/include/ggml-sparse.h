@@ -210,6 +210,10 @@ GGML_SPARSE_API void ggml_sparse_context_free(struct ggml_sparse_context * ctx) 
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_set_mode(
         struct ggml_sparse_context * ctx, enum ggml_sparse_mode mode, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API enum ggml_sparse_mode ggml_sparse_context_get_mode(const struct ggml_sparse_context * ctx) GGML_SPARSE_NOEXCEPT;
+// Added to the predictor's threshold of every layer from the next evaluation on; 0 at first. Below 0 more
+// neurons pass: fewer active ones are missed, more rows are computed. ERR_ARGUMENT unless finite.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_shift_threshold(
+        struct ggml_sparse_context * ctx, float shift, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_context_set_threads(
         struct ggml_sparse_context * ctx, int32_t n_threads, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
@@ -376,9 +380,14 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_token_to_piece(
 // End of generation: eos, eot and their like.
 GGML_SPARSE_API bool ggml_sparse_token_is_eog(const struct ggml_sparse_model * model, int32_t token) GGML_SPARSE_NOEXCEPT;
 
+struct ggml_sparse_logit_bias {
+    int32_t token;
+    float   bias; // added to the token's logit: finite, or -INFINITY for never
+};
+
 struct ggml_sparse_sampler_params {
     uint32_t seed;
-    float    temp;            // <= 0: greedy, everything below but penalties and grammar is ignored
+    float    temp;            // <= 0: greedy, everything below but biases, penalties and grammar is ignored
     int32_t  top_k;           // <= 0: off
     float    top_p;           // >= 1: off
     float    min_p;           // <= 0: off
@@ -387,6 +396,8 @@ struct ggml_sparse_sampler_params {
     float    penalty_freq;    // 0: off
     float    penalty_present; // 0: off
     const char * grammar;     // GBNF with a rule "root", at most 128 KiB and 1024 parentheses deep, or NULL
+    const struct ggml_sparse_logit_bias * bias; // [n_bias], copied
+    int32_t  n_bias;
 };
 
 GGML_SPARSE_API struct ggml_sparse_sampler_params ggml_sparse_sampler_default_params(void) GGML_SPARSE_NOEXCEPT;
@@ -418,8 +429,7 @@ struct ggml_sparse_type_info {
     int32_t      type;       // enum ggml_type
     int32_t      block_size; // row length must be a multiple
     int32_t      type_size;  // bytes per block
-    const char * x_name;     // type the activations are rounded to before a dot: "f32", "q8_0", "q8_K" ...
-    bool         fast;       // has its own SIMD form (else ggml's type traits serve it)
+    const char * x_name;     // type the activations are rounded to before a dot: "q8_0", or "f32" for not at all
 };
 
 // The rows of quants.def, 0 <= i < count.
@@ -429,11 +439,22 @@ GGML_SPARSE_API void ggml_sparse_type_get(int32_t i, struct ggml_sparse_type_inf
 GGML_SPARSE_API enum ggml_sparse_isa ggml_sparse_isa_best(void) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API bool ggml_sparse_isa_usable(enum ggml_sparse_isa isa) GGML_SPARSE_NOEXCEPT;
 
+// How the bytes of a row are ordered. PACKED is what dots read fastest, for quantised rows of a multiple
+// of GGML_SPARSE_PACKED_COLUMNS elements: the same number of bytes, the same bits of every result. It may
+// change between versions and is never in a file; ggml_sparse_pack makes it.
+enum ggml_sparse_layout {
+    GGML_SPARSE_LAYOUT_ROWS   = 0, // ggml's
+    GGML_SPARSE_LAYOUT_PACKED = 1,
+};
+
+#define GGML_SPARSE_PACKED_COLUMNS 512
+
 struct ggml_sparse_matrix {
     int32_t      type;  // enum ggml_type
     int64_t      n_col; // row length
     int64_t      n_row;
     const void * data;  // n_row contiguous rows
+    enum ggml_sparse_layout layout;
 };
 
 // Round F32 rows to `type` with ggml's quantiser, and back. dst must hold n_row rows.
@@ -441,6 +462,11 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_quantize(
         int32_t type, const float * src, int64_t n_row, int64_t n_col, void * dst, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_dequantize(
         const struct ggml_sparse_matrix * src, float * dst, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+// The rows of src, of either layout, in `layout`; dst holds as many bytes as src and does not overlap it.
+// ERR_UNSUPPORTED for a type or a row length that cannot be packed.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_pack(
+        const struct ggml_sparse_matrix * src, enum ggml_sparse_layout layout, void * dst,
+        struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 // x [n_row, n_col] as a dot against `type` sees it: rounded to the type's x_name and back to F32.
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_round_x(
         int32_t type, const float * x, int64_t n_row, int64_t n_col, float * dst, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
@@ -452,6 +478,7 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_op_gather_dot(
         int64_t n_tokens, int64_t n_ids, float * out,
         int32_t n_threads, enum ggml_sparse_isa isa, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
+// Of rows in ggml's layout only.
 // y[t, :] = sum_i h[t, i] w[ids[t, i], :]       h and ids [n_tokens, n_ids], y [n_tokens, n_col]
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_op_gather_axpy(
         const struct ggml_sparse_matrix * w, const float * h, const int32_t * ids,
@@ -466,6 +493,7 @@ struct ggml_sparse_ffn {
     struct ggml_sparse_matrix gate, up, down_t; // {n_embd, n_ff}; gate.data NULL for RELU
     struct ggml_sparse_matrix fc1, fc2;         // {n_embd, r}, {r, n_ff}; data NULL = no predictor
     const float * pred_in_scale;                // [n_embd] or NULL
+    // down_t and fc2_t are in ggml's layout, the others in either.
     // fc2 by hidden unit, {n_ff, r}: instead of fc2, which is then NULL. Rows of units that are zero are not read.
     struct ggml_sparse_matrix fc2_t;
 };

@@ -125,7 +125,7 @@ bool is_our_product(const ggml_tensor * t) {
 // products with the other matrices, and attention between those.
 bool device_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
     switch (op->op) {
-        case GGML_OP_NONE: return find_weight(op) != nullptr || is_mapped(op);
+        case GGML_OP_NONE: return find_weight(op) || find_matrix(op).type >= 0;
         case GGML_OP_MUL_MAT: return is_our_product(op) || dense_supports(op);
         case GGML_OP_MUL_MAT_ID: return is_our_product(op);
         case GGML_OP_FLASH_ATTN_EXT: return attention_supports(op);

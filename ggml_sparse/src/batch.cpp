@@ -10,8 +10,8 @@
 
 namespace ggml_sparse {
 
-static constexpr int64_t N_CHUNK_MAX = 256;          // rows per unit of work
-static constexpr int     N_FEW       = N_COLUMN_MAX; // columns that `down` takes row by row
+static constexpr int64_t N_CHUNK_MAX = 256; // rows per unit of work
+static constexpr int     N_FEW       = 16;  // columns that `down` takes row by row
 
 namespace {
 
@@ -49,7 +49,7 @@ struct panel_slot {
 // What the threads of one call share. Columns are taken in blocks whose x stays in L2.
 class batch_job {
   public:
-    batch_job(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws);
+    batch_job(const ffn_call & call, const ffn_run_params & params, ffn_workspace & ws);
 
     // Called by every thread of a team. False = cancelled.
     bool run(int ith, neuron_counts & counts, ffn_times & times);
@@ -63,8 +63,9 @@ class batch_job {
     void          start(int64_t c0);
     int64_t       take(phase p, int64_t n);
     const float * x_of(int c) const { return cols_.x[c0_ + c]; }
-    uint8_t *     mask_of(int c) const { return (params_.mask ? params_.mask + c0_ * n_ff_ : mask_) + c * n_ff_; }
+    uint8_t *     mask_of(int c) const { return (call_.mask ? call_.mask + c0_ * n_ff_ : mask_) + c * n_ff_; }
     float *       h_of(int c) const { return h_ + c * n_ff_; }
+    unit_list     units_of(int c) const { return {n_unit_[c], unit_ids_ + c * fc1_.n_row(), unit_h_ + c * fc1_.n_row()}; }
     uint8_t *     scratch(int ith) const { return scratch_ + static_cast<size_t>(ith) * scratch_size_; }
 
     void                       prepare_x();
@@ -79,6 +80,7 @@ class batch_job {
     void                       down_many(int ith, neuron_counts & counts);
     void                       reduce();
 
+    const ffn_call &        call_;
     const ggml_sparse_ffn & ffn_;
     const ffn_columns &     cols_;
     const ffn_run_params &  params_;
@@ -95,7 +97,7 @@ class batch_job {
     float *    x_scaled_     = nullptr; // [n, n_embd], x * pred_in_scale
     float *    hidden_       = nullptr; // [n, r]
     uint8_t *  mask_         = nullptr; // [n, n_ff]
-    int32_t *  unit_ids_     = nullptr; // [n, r], where sums_integers
+    int32_t *  unit_ids_     = nullptr; // [n, r], where by_unit_
     float *    unit_h_       = nullptr; // [n, r]
     int32_t *  n_unit_       = nullptr; // [n]
     float *    h_            = nullptr; // [n, n_ff]
@@ -106,8 +108,7 @@ class batch_job {
     int64_t c0_ = 0; // the block under way: first column, number of columns
     int     n_  = 0;
 
-    std::atomic<int64_t> next_mask_[MAX_AT_ONCE / N_COLUMN_MAX] = {};
-    std::atomic<int64_t> next_[N_PHASE]                         = {};
+    std::atomic<int64_t> next_[N_PHASE] = {};
     std::atomic<bool>    stop_{false};
 };
 
@@ -115,12 +116,12 @@ row_reader reader_of(const ggml_sparse_matrix & m, bool wanted, const sparse_ker
     return wanted ? row_reader(m, kernels) : row_reader();
 }
 
-batch_job::batch_job(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws)
-    : ffn_(ffn), cols_(cols), params_(params), predicted_(ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(ffn.up.n_col),
-      n_ff_(ffn.up.n_row), branches_(branches_of(ffn, *params.kernels)), down_t_(ffn.down_t, *params.kernels),
-      fc1_(reader_of(ffn.fc1, predicted_, *params.kernels)), by_unit_(predicted_ && ffn.fc2_t.data),
-      fc2_(reader_of(by_unit_ ? ffn.fc2_t : ffn.fc2, predicted_, *params.kernels)),
-      n_at_once_(static_cast<int>(std::min<int64_t>(cols.n, columns_at_once(n_embd_)))),
+batch_job::batch_job(const ffn_call & call, const ffn_run_params & params, ffn_workspace & ws)
+    : call_(call), ffn_(call.ffn), cols_(call.cols), params_(params), predicted_(ffn_.mode == GGML_SPARSE_MODE_PREDICTED),
+      n_embd_(ffn_.up.n_col), n_ff_(ffn_.up.n_row), branches_(branches_of(ffn_, *params.kernels)), down_t_(ffn_.down_t, *params.kernels),
+      fc1_(reader_of(ffn_.fc1, predicted_, *params.kernels)), by_unit_(predicted_ && ffn_.fc2_t.data),
+      fc2_(reader_of(by_unit_ ? ffn_.fc2_t : ffn_.fc2, predicted_, *params.kernels)),
+      n_at_once_(static_cast<int>(std::min<int64_t>(cols_.n, columns_at_once(n_embd_)))),
       down_(down_t_, *params.kernels->batch, branches_.every_row, N_PIECE) {
     carver dry(nullptr);
     lay_out(dry);
@@ -141,14 +142,14 @@ void batch_job::lay_out(carver & c) {
         pred_.lay_out(fc1_, n_at_once_, c);
         if (!by_unit_) {
             hidden_x_.lay_out(fc2_, n_at_once_, c);
-        } else if (sums_integers(fc2_)) {
+        } else {
             unit_ids_ = c.take<int32_t>(n * static_cast<size_t>(fc1_.n_row()));
             unit_h_   = c.take<float>(n * static_cast<size_t>(fc1_.n_row()));
             n_unit_   = c.take<int32_t>(n);
         }
         x_scaled_     = c.take<float>(ffn_.pred_in_scale ? n * width : 0);
         hidden_       = c.take<float>(n * static_cast<size_t>(fc1_.n_row()));
-        mask_         = c.take<uint8_t>(params_.mask ? 0 : n * n_ff);
+        mask_         = c.take<uint8_t>(call_.mask ? 0 : n * n_ff);
         scratch_size_ = std::max({scratch_size_, row_tile::size(fc1_), by_unit_ ? 0 : row_tile::size(fc2_)});
     }
     h_   = c.take<float>(n * n_ff);
@@ -174,9 +175,6 @@ void batch_job::start(int64_t c0) {
         down_.start();
     }
     for (std::atomic<int64_t> & next : next_) {
-        next.store(0, std::memory_order_relaxed);
-    }
-    for (std::atomic<int64_t> & next : next_mask_) {
         next.store(0, std::memory_order_relaxed);
     }
 }
@@ -241,23 +239,26 @@ void batch_job::select(int ith, neuron_counts & counts) {
     every_product(hidden_x_, PHASE_MASK, ith, [&](int c, int64_t j, float product) { mask_of(c)[j] = product > ffn_.threshold; });
 }
 
-// Sixteen columns at a time: their logits stay in L1.
+// Unit = some neurons: short enough for their part of all rows to stay in L2 while the columns pass.
 void batch_job::select_by_unit(neuron_counts & counts) {
-    const int64_t r = fc1_.n_row();
-    for (int64_t c; unit_ids_ && (c = take(PHASE_HIDDEN_X, n_)) >= 0;) {
-        n_unit_[c] = list_units(hidden_ + c * r, r, unit_ids_ + c * r, unit_h_ + c * r);
+    constexpr int64_t N_SLICE = 1024;
+    const int64_t     r       = fc1_.n_row();
+    for (int64_t c; (c = take(PHASE_HIDDEN_X, n_)) >= 0;) {
+        unit_list units = units_of(static_cast<int>(c));
+        list_units(fc2_, hidden_ + c * r, units);
+        n_unit_[c] = units.n;
     }
 #pragma omp barrier
-    const unit_sum_fn sum = unit_sum_get(params_.kernels->isa);
-    for (int c = 0; c < n_ && !stop_.load(std::memory_order_relaxed); c += N_COLUMN_MAX) {
-        const int    n = std::min(N_COLUMN_MAX, n_ - c);
-        hidden_units units{n, hidden_ + c * r, nullptr, nullptr, sum};
-        if (unit_ids_) {
-            units = {n, unit_h_ + c * r, unit_ids_ + c * r, n_unit_ + c, sum};
+    alignas(64) float logits[N_UNIT_PIECE * N_SLICE];
+    for (int64_t u; (u = take(PHASE_MASK, (n_ff_ + N_SLICE - 1) / N_SLICE)) >= 0;) {
+        const int64_t j0 = u * N_SLICE, j1 = std::min(n_ff_, j0 + N_SLICE);
+        for (int c = 0; c < n_; ++c) {
+            for (int piece = 0; piece < N_UNIT_PIECE; ++piece) {
+                const int64_t n = sum_units(fc2_, params_.kernels->isa, units_of(c), piece, j0, j1, logits + piece * N_SLICE);
+                counts.bytes_fc2 += static_cast<uint64_t>(n) * ggml_row_size(fc2_.type().type, j1 - j0);
+            }
+            select_by_logits(logits, N_SLICE, ffn_.threshold, 0, j1 - j0, mask_of(c) + j0);
         }
-        const int64_t slice = select_slice(n_ff_, n, omp_get_num_threads());
-        counts.bytes_fc2 +=
-            select_mask_by_unit(fc2_, units, slice, ffn_.threshold, mask_of(c), n_ff_, work_share(0, 1, &next_mask_[c / N_COLUMN_MAX]));
     }
 }
 
@@ -306,8 +307,8 @@ void batch_job::count_active(const chunk & u, neuron_counts & counts) {
         for (int64_t j = u.j0; j < u.j1; ++j) {
             const bool active = h_of(c)[j] != 0.0f;
             counts.active += active;
-            if (params_.profile) {
-                params_.profile[j] += active;
+            if (call_.profile) {
+                call_.profile[j] += active;
             }
         }
     }
@@ -325,14 +326,13 @@ void batch_job::gate_up(int ith, neuron_counts & counts) {
     }
 }
 
-// Few columns: a row of down_t is read once, from end to end. Unit = one piece.
+// Few columns: one after the other, while the rows of a piece stay in L2. Unit = one piece.
 void batch_job::down_few(neuron_counts & counts) {
-    for (int64_t piece; (piece = take(PHASE_DOWN, N_PIECE)) >= 0;) {
-        float * acc[N_FEW];
+    for (int64_t u; (u = take(PHASE_DOWN, N_PIECE)) >= 0;) {
+        const int piece = static_cast<int>(u);
         for (int c = 0; c < n_; ++c) {
-            acc[c] = acc_ + (c * N_PIECE + piece) * n_embd_;
+            counts.down += down_piece(down_t_, branches_.every_row, piece, h_of(c), 0, n_embd_, acc_ + (c * N_PIECE + piece) * n_embd_);
         }
-        counts.down += down_piece(down_t_, branches_.every_row, static_cast<int>(piece), n_, h_, acc);
     }
 #pragma omp barrier
     reduce();
@@ -395,9 +395,8 @@ bool batch_job::run(int ith, neuron_counts & counts, ffn_times & times) {
 
 } // namespace
 
-bool batch_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws,
-               neuron_counts & total, ffn_times & times) {
-    batch_job job(ffn, cols, params, ws);
+bool batch_run(const ffn_call & call, const ffn_run_params & params, ffn_workspace & ws, neuron_counts & total, ffn_times & times) {
+    batch_job job(call, params, ws);
     bool      done = true;
 #pragma omp parallel num_threads(params.n_threads)
     {

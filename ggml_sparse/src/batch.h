@@ -8,8 +8,7 @@
 
 namespace ggml_sparse {
 
-// ffn_run for DENSE, EXACT and PREDICTED. Adds the rows computed to `total`.
-bool batch_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws,
-               neuron_counts & total, ffn_times & times);
+// DENSE, EXACT and PREDICTED. Adds the rows computed to `total`. False = cancelled.
+bool batch_run(const ffn_call & call, const ffn_run_params & params, ffn_workspace & ws, neuron_counts & total, ffn_times & times);
 
 } // namespace ggml_sparse

@@ -95,37 +95,41 @@ bool ffn_block::group_columns(const ggml_tensor * node, int64_t n_set) {
     return true;
 }
 
-void ffn_block::diagnose(const ggml_sparse_ffn & ffn, const ffn_columns & cols, int32_t il, ffn_session & session, int n_threads) {
-    act_.resize(size_t(ffn.up.n_row));
-    uint64_t & seen = session.diagnose_seen[size_t(il)];
-    for (int64_t c = 0; c < cols.n; ++c, ++seen) {
+void ffn_block::diagnose(const ffn_call & call, int32_t il, ffn_session & session, int n_threads) {
+    const int64_t n_ff = call.ffn.up.n_row;
+    uint64_t &    seen = session.diagnose_seen[size_t(il)];
+    act_.resize(size_t(n_ff));
+    for (int64_t c = 0; c < call.cols.n; ++c, ++seen) {
         if (seen % uint64_t(session.diagnose_every) == 0) {
-            const uint8_t * mask = mask_.data() + c * ffn.up.n_row;
-            diagnose_column(ffn, *session.kernels, n_threads, cols.x[c], mask, act_.data(), session.diagnosis[size_t(il)]);
+            diagnose_column(call.ffn, *session.kernels, n_threads, call.cols.x[c], call.mask + c * n_ff, act_.data(),
+                            session.diagnosis[size_t(il)]);
         }
     }
 }
 
-ggml_status ffn_block::run_expert(int64_t e, int32_t il, ffn_session & session, int n_threads) {
-    const column_group & g = groups_[size_t(e)];
-    const ffn_columns    cols{int64_t(g.x.size()), g.x.data(), g.y.data()};
-    ffn_run_params       params{n_threads, session.kernels, &session.cancel, nullptr, nullptr};
-    if (!session.profile_counts.empty()) {
-        params.profile = &session.profile_counts[size_t(il)][size_t(e * session.spec.info.n_ff)];
-        session.profile_columns[size_t(il)][size_t(e)] += uint64_t(cols.n);
+void ffn_block::make_calls(int32_t il, ffn_session & session) {
+    const int64_t n_ff = session.spec.info.n_ff;
+    int64_t       n    = 0;
+    calls_.clear();
+    for (const column_group & g : groups_) {
+        n += int64_t(g.x.size());
     }
-    const ggml_sparse_ffn ffn = session.ffn(il, e);
-    if (session.diagnose_every > 0) {
-        mask_.resize(size_t(cols.n * ffn.up.n_row));
-        params.mask = mask_.data();
+    mask_.resize(session.diagnose_every > 0 ? size_t(n * n_ff) : 0);
+    n = 0;
+    for (int64_t e = 0; e < session.n_set(); ++e) {
+        const column_group & g = groups_[size_t(e)];
+        if (g.x.empty()) {
+            continue;
+        }
+        ffn_call call{session.ffn(il, e), {int64_t(g.x.size()), g.x.data(), g.y.data()}};
+        if (!session.profile_counts.empty()) {
+            call.profile = &session.profile_counts[size_t(il)][size_t(e * n_ff)];
+            session.profile_columns[size_t(il)][size_t(e)] += uint64_t(call.cols.n);
+        }
+        call.mask = mask_.empty() ? nullptr : mask_.data() + n * n_ff;
+        n += call.cols.n;
+        calls_.push_back(call);
     }
-    const bool done = ffn_run(ffn, cols, params, ws_, session.layers[size_t(il)], session.times);
-    if (!done) {
-        session.stopping(); // the host is about to complain
-    } else if (session.diagnose_every > 0) {
-        diagnose(ffn, cols, il, session, n_threads);
-    }
-    return done ? GGML_STATUS_SUCCESS : GGML_STATUS_ABORTED;
 }
 
 ggml_status ffn_block::down(const ggml_tensor * node, const ffn_weight & w, ffn_session & session, int n_threads) {
@@ -137,13 +141,14 @@ ggml_status ffn_block::down(const ggml_tensor * node, const ffn_weight & w, ffn_
     if ((node->op == GGML_OP_MUL_MAT_ID) != (session.spec.info.n_expert > 0) || !group_columns(node, n_set)) {
         return refuse(session, node, "expert ids outside [0, n_expert)");
     }
-    for (int64_t e = 0; e < n_set; ++e) {
-        if (groups_[size_t(e)].x.empty()) {
-            continue;
-        }
-        const ggml_status status = run_expert(e, w.il, session, n_threads);
-        if (status != GGML_STATUS_SUCCESS) {
-            return status;
+    make_calls(w.il, session);
+    if (!ffn_run(calls_, {n_threads, session.kernels, &session.cancel}, ws_, session.layers[size_t(w.il)], session.times)) {
+        session.stopping(); // the host is about to complain
+        return GGML_STATUS_ABORTED;
+    }
+    for (const ffn_call & call : calls_) {
+        if (session.diagnose_every > 0) {
+            diagnose(call, w.il, session, n_threads);
         }
     }
     return GGML_STATUS_SUCCESS;

@@ -21,8 +21,8 @@ class ffn_block {
     ggml_status down(const ggml_tensor * node, const ffn_weight & w, ffn_session & session, int n_threads);
     bool        completes(const ggml_tensor * node, const ffn_weight & w) const;
     bool        group_columns(const ggml_tensor * node, int64_t n_set);
-    void        diagnose(const ggml_sparse_ffn & ffn, const ffn_columns & cols, int32_t il, ffn_session & session, int n_threads);
-    ggml_status run_expert(int64_t e, int32_t il, ffn_session & session, int n_threads);
+    void        diagnose(const ffn_call & call, int32_t il, ffn_session & session, int n_threads);
+    void        make_calls(int32_t il, ffn_session & session);
 
     struct column_group {
         std::vector<const float *> x;
@@ -37,7 +37,8 @@ class ffn_block {
     uint64_t                  i_batch_ = 0;       // the batch it belongs to
     std::vector<column_group> groups_;            // per expert
     ffn_workspace             ws_;
-    std::vector<uint8_t>      mask_; // [n, n_ff] and [n_ff], used by diagnosis alone
+    std::vector<ffn_call>     calls_; // of the experts that have columns
+    std::vector<uint8_t>      mask_;  // [n, n_ff] over all calls, and [n_ff]: used by diagnosis alone
     std::vector<float>        act_;
 };
 

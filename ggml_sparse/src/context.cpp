@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <thread>
@@ -320,6 +321,13 @@ void ggml_sparse_context_free(ggml_sparse_context * ctx) noexcept { delete ctx; 
 
 ggml_sparse_status ggml_sparse_context_set_mode(ggml_sparse_context * ctx, ggml_sparse_mode mode, ggml_sparse_error * err) noexcept {
     return guard(err, [&] { ctx->set_mode(mode); });
+}
+
+ggml_sparse_status ggml_sparse_context_shift_threshold(ggml_sparse_context * ctx, float shift, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        require_argument(std::isfinite(shift), "the threshold's shift must be finite");
+        ctx->session.threshold_shift = shift;
+    });
 }
 
 ggml_sparse_mode ggml_sparse_context_get_mode(const ggml_sparse_context * ctx) noexcept { return ctx->session.mode; }

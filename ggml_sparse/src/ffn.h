@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace ggml_sparse {
 
@@ -34,12 +35,17 @@ struct ffn_times { // wall time, nanoseconds; ffn_run adds to it
     uint64_t ns_down;
 };
 
+struct ffn_call {
+    ggml_sparse_ffn ffn;
+    ffn_columns     cols;
+    uint64_t *      profile = nullptr; // [n_ff], += 1 per column where the neuron is active; or null
+    uint8_t *       mask    = nullptr; // [n, n_ff], 1 where the neuron was selected; or null
+};
+
 struct ffn_run_params {
     int                       n_threads;
     const sparse_kernels *    kernels;
-    const std::atomic<bool> * cancel;  // or null; looked at once per 16 columns
-    uint64_t *                profile; // [n_ff], += 1 per column where the neuron is active; or null
-    uint8_t *                 mask;    // [n, n_ff], 1 where the neuron was selected; or null
+    const std::atomic<bool> * cancel; // or null; looked at between units of work of a large batch, otherwise once
 };
 
 // Scratch of ffn_run: grows to the largest FFN seen, reused between calls. One call at a time.
@@ -57,10 +63,11 @@ class ffn_workspace {
     std::unique_ptr<buffer> buf;
 };
 
+// Several FFNs (the experts of a layer), each on its own columns; those on few columns share one parallel region.
 // ffn.mode must be DENSE, EXACT, PREDICTED (fc1 and fc2 given) or REFERENCE (selects by the
-// predictor iff fc1 is given). `stats` is added to. False = cancelled, y is then undefined.
+// predictor iff fc1 is given), the same in all calls. `stats` is added to. False = cancelled, the y are then undefined.
 // Shapes are the caller's promise, see ffn_check in ops.h. Throws std::bad_alloc only.
-bool ffn_run(const ggml_sparse_ffn & ffn, const ffn_columns & cols, const ffn_run_params & params, ffn_workspace & ws,
-             ggml_sparse_layer_stats & stats, ffn_times & times);
+bool ffn_run(const std::vector<ffn_call> & calls, const ffn_run_params & params, ffn_workspace & ws, ggml_sparse_layer_stats & stats,
+             ffn_times & times);
 
 } // namespace ggml_sparse

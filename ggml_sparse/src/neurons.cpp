@@ -1,7 +1,6 @@
 #include "neurons.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace ggml_sparse {
 
@@ -41,96 +40,68 @@ struct row_list {
     }
 };
 
-// Of the neurons at(0) .. at(n_id - 1), those for which `wanted(c, j)` holds in any column.
-template <typename A, typename F> static void list_rows(row_list & list, int64_t n_id, A && at, int n, F && wanted) {
-    for (int64_t k = 0; k < n_id; ++k) {
-        const int64_t j   = at(k);
-        bool          any = wanted(0, j); // mostly there is one column: no branch, but a store that may be overwritten
-        for (int c = 1; c < n; ++c) {
-            any = any || wanted(c, j);
-        }
+// Of the neurons at(0) .. at(n_id - 1), those that are wanted.
+template <typename A, typename F> static void list_rows(row_list & list, int64_t n_id, A && at, F && wanted) {
+    for (int64_t k = 0; k < n_id; ++k) { // no branch, but a store that may be overwritten
+        const int64_t j  = at(k);
         list.ids[list.n] = static_cast<int32_t>(j);
-        list.n += any;
+        list.n += wanted(j);
     }
 }
-template <typename F> static void list_rows(row_list & list, int64_t j0, int64_t j1, int n, F && wanted) {
-    list_rows(list, j1 - j0, [=](int64_t k) { return j0 + k; }, n, wanted);
+template <typename F> static void list_rows(row_list & list, int64_t j0, int64_t j1, F && wanted) {
+    list_rows(list, j1 - j0, [=](int64_t k) { return j0 + k; }, wanted);
 }
 
 // Leaves the selected neurons of j0 .. j1 - 1 in `list`.
-static void first_branch(const branches & b, const gate_up_columns & cols, int64_t j0, int64_t j1, row_list & list,
-                         neuron_counts & counts) {
-    const int     n        = cols.first.n;
-    const int64_t n_ff     = b.first.n_row();
-    auto          selected = [&](int c, int64_t j) { return !cols.mask || cols.mask[c * cols.mask_stride + j]; };
-    for (int c = 0; c < n; ++c) {
-        std::fill(cols.h + c * n_ff + j0, cols.h + c * n_ff + j1, 0.0f);
-    }
-    list_rows(list, j0, j1, n, selected);
-    list.each(b.first, [&](int64_t j, int64_t ahead) {
-        for (int c = 0; c < n; ++c) {
-            if (selected(c, j)) {
-                cols.h[c * n_ff + j] = relu(b.first.dot(j, cols.first.x[c], std::exchange(ahead, j)));
-                counts.first++;
-            }
-        }
-    });
+static void first_branch(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1, row_list & list) {
+    std::fill(col.h + j0, col.h + j1, 0.0f);
+    list_rows(list, j0, j1, [&](int64_t j) { return !col.mask || col.mask[j]; });
+    list.each(b.first, [&](int64_t j, int64_t ahead) { col.h[j] = relu(b.first.dot(j, col.first, ahead)); });
 }
 
 // Of the neurons in `list`, leaves those that need their second branch.
-static void second_branch(const branches & b, const gate_up_columns & cols, row_list & list, neuron_counts & counts) {
-    const int      n      = cols.first.n;
-    const int64_t  n_ff   = b.first.n_row();
-    auto           wanted = [&](int c, int64_t j) { return b.every_row || cols.h[c * n_ff + j] != 0.0f; };
-    const row_list first  = list;
-    list.n                = 0;
-    list_rows(list, first.n, [&](int64_t k) { return first.ids[k]; }, n, wanted);
+static void second_branch(const branches & b, const gate_up_column & col, row_list & list) {
+    const row_list first = list;
+    list.n               = 0;
+    list_rows(list, first.n, [&](int64_t k) { return first.ids[k]; }, [&](int64_t j) { return b.every_row || col.h[j] != 0.0f; });
     list.each(b.second, [&](int64_t j, int64_t ahead) {
-        for (int c = 0; c < n; ++c) {
-            if (wanted(c, j)) {
-                const float second = b.second.dot(j, cols.second.x[c], std::exchange(ahead, j));
-                float &     h      = cols.h[c * n_ff + j];
-                h                  = h == 0.0f ? 0.0f : h * (b.relu_second ? relu(second) : second);
-                counts.second++;
-            }
-        }
+        const float second = b.second.dot(j, col.second, ahead);
+        float &     h      = col.h[j];
+        h                  = h == 0.0f ? 0.0f : h * (b.relu_second ? relu(second) : second);
     });
 }
 
-static void count_active(const gate_up_columns & cols, int64_t n_ff, const row_list & list, neuron_counts & counts) {
-    for (int c = 0; c < cols.first.n; ++c) {
-        for (int k = 0; k < list.n; ++k) {
-            const int32_t j      = list.ids[k];
-            const bool    active = cols.h[c * n_ff + j] != 0.0f;
-            counts.active += active;
-            if (cols.profile) {
-                cols.profile[j] += active;
-            }
+static void count_active(const gate_up_column & col, const row_list & list, neuron_counts & counts) {
+    for (int k = 0; k < list.n; ++k) {
+        const int32_t j      = list.ids[k];
+        const bool    active = col.h[j] != 0.0f;
+        counts.active += active;
+        if (col.profile) {
+            col.profile[j] += active;
         }
     }
 }
 
-neuron_counts gate_up(const branches & b, const gate_up_columns & cols, work_share work) {
-    const int64_t n_ff    = b.first.n_row();
-    const int64_t n_chunk = std::clamp<int64_t>(n_ff / 32, N_GROUP, N_CHUNK_MAX); // units enough to balance threads
+int64_t gate_up_width(int64_t n_ff) { return std::clamp<int64_t>(n_ff / 32, N_GROUP, N_CHUNK_MAX); }
+
+neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1) {
     neuron_counts counts;
-    for (int64_t u; (u = work.take((n_ff + n_chunk - 1) / n_chunk)) >= 0;) {
-        const int64_t j0 = u * n_chunk, j1 = std::min(n_ff, j0 + n_chunk);
-        row_list      list;
-        first_branch(b, cols, j0, j1, list, counts);
-        if (b.has_second) {
-            second_branch(b, cols, list, counts);
-        }
-        count_active(cols, n_ff, list, counts);
+    row_list      list;
+    first_branch(b, col, j0, j1, list);
+    counts.first = static_cast<uint64_t>(list.n);
+    if (b.has_second) {
+        second_branch(b, col, list);
+        counts.second = static_cast<uint64_t>(list.n);
     }
+    count_active(col, list, counts);
     return counts;
 }
 
 // Calls f(list) for the wanted neurons of one piece, in ascending order, a list at a time.
-template <typename W, typename F> static void each_list(int64_t n_ff, int piece, int n, W && wanted, F && f) {
+template <typename W, typename F> static void each_list(int64_t n_ff, int piece, W && wanted, F && f) {
     row_list list;
     for (int64_t j0 = piece * N_GROUP; j0 < n_ff; j0 += N_PIECE * N_GROUP) {
-        list_rows(list, j0, std::min(n_ff, j0 + N_GROUP), n, wanted);
+        list_rows(list, j0, std::min(n_ff, j0 + N_GROUP), wanted);
         if (list.n + N_GROUP > N_CHUNK_MAX - 1) { // list_rows writes one entry behind the last
             f(list);
             list.n = 0;
@@ -139,43 +110,27 @@ template <typename W, typename F> static void each_list(int64_t n_ff, int piece,
     f(list);
 }
 
-uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, int n, const float * h, float * const * acc) {
-    const int64_t n_ff   = down_t.n_row();
-    uint64_t      n_rows = 0;
-    auto          wanted = [&](int c, int64_t j) { return every_row || h[c * n_ff + j] != 0.0f; };
-    for (int c = 0; c < n; ++c) {
-        std::fill(acc[c], acc[c] + down_t.n_col(), 0.0f);
-    }
-    each_list(n_ff, piece, n, wanted, [&](const row_list & list) {
-        if (n == 1) {
-            down_t.axpy_by_id(list.n, list.ids, h, 0, down_t.n_col(), acc[0]);
-            n_rows += static_cast<uint64_t>(list.n);
-            return;
-        }
-        list.each(down_t, [&](int64_t j, int64_t ahead) {
-            down_t.prefetch(ahead);
-            float   hs[N_COLUMN_MAX];
-            float * ys[N_COLUMN_MAX];
-            int     m = 0;
-            for (int c = 0; c < n; ++c) {
-                if (wanted(c, j)) {
-                    hs[m]   = h[c * n_ff + j];
-                    ys[m++] = acc[c];
-                }
+uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, const float * h, int64_t c0, int64_t c1, float * acc) {
+    uint64_t n_rows = 0;
+    std::fill(acc, acc + (c1 - c0), 0.0f);
+    each_list(
+        down_t.n_row(), piece, [&](int64_t j) { return every_row || h[j] != 0.0f; },
+        [&](const row_list & list) {
+            float factors[N_CHUNK_MAX];
+            for (int k = 0; k < list.n; ++k) {
+                factors[k] = h[list.ids[k]];
             }
-            down_t.axpy_columns(j, m, hs, ys);
-            n_rows += static_cast<uint64_t>(m);
+            down_t.axpy_list(list.n, list.ids, factors, c0, c1, acc);
+            n_rows += static_cast<uint64_t>(list.n);
         });
-    });
     return n_rows;
 }
 
 void down_slice(const row_reader & down_t, bool every_row, const float * h, int64_t c0, int64_t c1, float * y) {
-    auto wanted = [&](int, int64_t j) { return every_row || h[j] != 0.0f; };
     std::fill(y, y + (c1 - c0), 0.0f);
     for (int piece = 0; piece < N_PIECE; ++piece) {
-        float acc[1024] = {};
-        each_list(down_t.n_row(), piece, 1, wanted, [&](const row_list & list) { down_t.axpy_by_id(list.n, list.ids, h, c0, c1, acc); });
+        float acc[1024];
+        down_piece(down_t, every_row, piece, h, c0, c1, acc);
         for (int64_t c = 0; c < c1 - c0; ++c) {
             y[c] += acc[c];
         }

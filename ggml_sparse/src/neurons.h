@@ -1,9 +1,8 @@
 #pragma once
 
-// The two phases of an FFN that touch its neurons. Both take a few columns at a time, so
-// that a weight row is read once for all of them.
-//   gate and up   h[c][j] = 0 unless selected and first > 0, else first * second
-//   down          y[c] = sum_j h[c][j] * down_t[j]
+// The two phases of an FFN that touch its neurons, on one column:
+//   gate and up   h[j] = 0 unless selected and first > 0, else first * second
+//   down          y = sum_j h[j] * down_t[j]
 
 #include "select.h"
 
@@ -41,22 +40,22 @@ struct branches {
 bool     first_is_up(const ggml_sparse_ffn & ffn);
 branches branches_of(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels);
 
-struct gate_up_columns {
-    prepared_columns first, second; // x prepared for the two branches
-    const uint8_t *  mask;          // rows of n_ff bytes, mask_stride apart; null = all selected
-    int64_t          mask_stride;
-    float *          h;       // [n][n_ff]
-    uint64_t *       profile; // [n_ff] or null: += 1 per active column
+struct gate_up_column {
+    const void *    first;   // x prepared for the two branches
+    const void *    second;  // not used without a second branch
+    const uint8_t * mask;    // [n_ff], or null = all selected
+    float *         h;       // [n_ff]
+    uint64_t *      profile; // [n_ff], += 1 where the neuron is active; or null
 };
 
-neuron_counts gate_up(const branches & b, const gate_up_columns & cols, work_share work);
+// A unit is some neighbouring neurons: few enough to balance threads.
+int64_t       gate_up_width(int64_t n_ff);
+neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1); // j1 - j0 <= width
 
-// One piece of the sums of n columns: acc[c] [n_embd] is overwritten. h: [n][n_ff].
-// Returns rows added, over all columns.
-uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, int n, const float * h, float * const * acc);
+// Elements c0 .. c1 - 1, at a block's edge, of one piece's sum; acc points at c0 and is overwritten. Returns rows added.
+uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, const float * h, int64_t c0, int64_t c1, float * acc);
 
-// Elements c0 .. c1 - 1 of y for one column: the sum of its sixteen pieces. Same bits as
-// down_piece and an ordered sum. c1 - c0 <= 1024, both at a block's edge; y points at c0.
+// The same elements of y: the sum of its sixteen pieces, in order, starting from +0. c1 - c0 <= 1024; y points at c0.
 void down_slice(const row_reader & down_t, bool every_row, const float * h, int64_t c0, int64_t c1, float * y);
 
 } // namespace ggml_sparse

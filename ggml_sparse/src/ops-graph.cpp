@@ -19,7 +19,7 @@ namespace ggml_sparse {
 static ggml_sparse_matrix matrix_of(const ggml_tensor * t, bool shape_only = false) {
     ggml_sparse_matrix m{};
     if (t) {
-        m = {t->type, t->ne[0], t->ne[1], shape_only ? static_cast<const void *>(t) : t->data};
+        m = {t->type, t->ne[0], t->ne[1], shape_only ? static_cast<const void *>(t) : t->data, GGML_SPARSE_LAYOUT_ROWS};
     }
     return m;
 }
@@ -36,15 +36,6 @@ static bool is_columns(const ggml_tensor * t, ggml_type type) {
 
 template <typename T> static T * column(const ggml_tensor * t, int64_t c) {
     return reinterpret_cast<T *>(static_cast<uint8_t *>(t->data) + static_cast<size_t>(c) * t->nb[1]);
-}
-
-static prepared_columns columns_of(const ggml_tensor * x, int64_t c0) {
-    prepared_columns p;
-    p.n = static_cast<int>(std::min<int64_t>(N_COLUMN_MAX, x->ne[1] - c0));
-    for (int c = 0; c < p.n; ++c) {
-        p.x[c] = column<void>(x, c0 + c);
-    }
-    return p;
 }
 
 // --- parameters ------------------------------------------------------------------
@@ -110,16 +101,19 @@ static void node_gather_axpy(ggml_tensor * dst, int ith, int nth, void *) {
 
 // {x prepared, fc1} -> hidden
 static void node_hidden(ggml_tensor * dst, int ith, int nth, void *) {
-    for (int64_t c0 = 0; c0 < dst->ne[1]; c0 += N_COLUMN_MAX) {
-        select_hidden(rows_of(dst->src[1]), columns_of(dst->src[0], c0), column<float>(dst, c0), work_share(ith, nth, nullptr));
+    const row_reader fc1    = rows_of(dst->src[1]);
+    const int64_t    n_unit = select_units(fc1);
+    for (int64_t u = ith; u < n_unit * dst->ne[1]; u += nth) {
+        select_hidden(fc1, column<void>(dst->src[0], u / n_unit), u % n_unit, column<float>(dst, u / n_unit));
     }
 }
 
 // {hidden prepared, fc2} -> mask
 static void node_mask(ggml_tensor * dst, int ith, int nth, void *) {
-    for (int64_t c0 = 0; c0 < dst->ne[1]; c0 += N_COLUMN_MAX) {
-        select_mask(rows_of(dst->src[1]), columns_of(dst->src[0], c0), params_of(dst).threshold, column<uint8_t>(dst, c0), dst->ne[0],
-                    work_share(ith, nth, nullptr));
+    const row_reader fc2    = rows_of(dst->src[1]);
+    const int64_t    n_unit = select_units(fc2);
+    for (int64_t u = ith; u < n_unit * dst->ne[1]; u += nth) {
+        select_mask(fc2, column<void>(dst->src[0], u / n_unit), params_of(dst).threshold, u % n_unit, column<uint8_t>(dst, u / n_unit));
     }
 }
 
@@ -138,14 +132,12 @@ static void node_gate_up(ggml_tensor * dst, int ith, int nth, void *) {
     ffn.gate            = matrix_of(dst->src[2]);
     ffn.up              = matrix_of(dst->src[3]);
     const branches b    = branches_of(ffn, *sparse_kernels_get(GGML_SPARSE_ISA_AUTO));
-    for (int64_t c0 = 0; c0 < dst->ne[1]; c0 += N_COLUMN_MAX) {
-        gate_up_columns cols{};
-        cols.first       = columns_of(dst->src[0], c0);
-        cols.second      = columns_of(dst->src[1], c0);
-        cols.mask        = dst->src[4] ? column<uint8_t>(dst->src[4], c0) : nullptr;
-        cols.mask_stride = dst->ne[0];
-        cols.h           = column<float>(dst, c0);
-        gate_up(b, cols, work_share(ith, nth, nullptr));
+    const int64_t  n_ff = dst->ne[0], width = gate_up_width(n_ff), n_unit = (n_ff + width - 1) / width;
+    for (int64_t u = ith; u < n_unit * dst->ne[1]; u += nth) {
+        const int64_t   c = u / n_unit, j0 = u % n_unit * width;
+        const uint8_t * mask = dst->src[4] ? column<uint8_t>(dst->src[4], c) : nullptr;
+        gate_up(b, {column<void>(dst->src[0], c), column<void>(dst->src[1], c), mask, column<float>(dst, c), nullptr}, j0,
+                std::min(n_ff, j0 + width));
     }
 }
 

@@ -1,14 +1,11 @@
 #pragma once
 
-// Rows of one matrix and the two things done with them, whoever provides the kernel; and
-// how phases share rows between threads.
+// Rows of one matrix and the two things done with them, whoever provides the kernel.
 
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
 #include "ggml-cpu.h"
 #include "types.h"
-
-#include <atomic>
 
 namespace ggml_sparse {
 
@@ -29,16 +26,14 @@ class row_reader {
     float dot(int64_t i, const void * x, int64_t ahead) const { return dot_(n_col_, row(i), x, row(ahead)); }
     float dot(int64_t i, const void * x) const { return dot(i, x, i); }
 
+    // The axpys are for rows in ggml's layout.
     // Up to AXPY_ROWS rows: y[c] = fma(h[k], row[ids[k]][c], y[c]) for k = 0 .. n - 1 in turn and c0 <= c < c1,
     // both at a block's edge; y points at c0. Meanwhile rows ahead[k] are brought to L2.
     void axpy(int n, const int32_t * ids, const int32_t * ahead, const float * h, int64_t c0, int64_t c1, float * y) const;
     // The same for any number of rows, those of ids < 0 left out.
     void axpy_ids(int64_t n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const;
-    // The same for n rows, the factor of row id being h[id].
-    void axpy_by_id(int n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const;
-    // One row for several columns (y[k] += h[k] * row), being unpacked once.
-    void axpy_columns(int64_t i, int n, const float * h, float * const * y) const { axpy_columns(i, n, h, 0, n_col_, y); }
-    void axpy_columns(int64_t i, int n, const float * h, int64_t c0, int64_t c1, float * const * y) const;
+    // The same for n rows that are all wanted: those that follow are prefetched.
+    void axpy_list(int n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const;
 
     // Rows are wanted out of order: bring one to L2 (to L1 measured slower).
     void prefetch(int64_t i) const { prefetch_bytes(row(i), row_size_); }
@@ -60,26 +55,7 @@ class row_reader {
     const weight_type *  type_     = nullptr;
     dot_fn               dot_      = nullptr;
     axpy_fn              axpy_     = nullptr;
-    axpy_fn              axpy_f32_ = nullptr;
     const tile_kernels * tiles_    = nullptr;
-};
-
-// Hands out the units 0 .. n - 1 of one phase to the thread that asks next. Without a shared
-// counter: every nth unit. Results never depend on who computes a unit.
-class work_share {
-  public:
-    work_share(int ith, int nth, std::atomic<int64_t> * next) : unit_(ith - nth), nth_(nth), next_(next) {}
-
-    // The next unit, or -1 when there is none below n.
-    int64_t take(int64_t n) {
-        unit_ = next_ ? next_->fetch_add(1, std::memory_order_relaxed) : unit_ + nth_;
-        return unit_ < n ? unit_ : -1;
-    }
-
-  private:
-    int64_t                unit_;
-    int                    nth_;
-    std::atomic<int64_t> * next_;
 };
 
 } // namespace ggml_sparse

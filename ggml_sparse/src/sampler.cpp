@@ -5,8 +5,10 @@
 #include "host.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
+#include <vector>
 
 using namespace ggml_sparse;
 
@@ -69,6 +71,19 @@ static llama_sampler * make_grammar(const llama_vocab * vocab, const char * gbnf
     return s;
 }
 
+static void add_biases(llama_sampler * chain, const ggml_sparse_sampler_params & p, const ggml_sparse_model_info & info) {
+    std::vector<llama_logit_bias> biases;
+    for (int32_t i = 0; i < p.n_bias; ++i) {
+        const ggml_sparse_logit_bias & b = p.bias[i];
+        require_argument(b.token >= 0 && b.token < info.n_vocab, "a logit bias names a token that does not exist");
+        require_argument(std::isfinite(b.bias) || b.bias == -INFINITY, "a logit bias must be finite or -INFINITY");
+        biases.push_back({b.token, b.bias});
+    }
+    if (!biases.empty()) {
+        llama_sampler_chain_add(chain, llama_sampler_init_logit_bias(info.n_vocab, int32_t(biases.size()), biases.data()));
+    }
+}
+
 static void add_penalties(llama_sampler * chain, const ggml_sparse_sampler_params & p, const ggml_sparse_model_info & info) {
     const int32_t last_n = p.penalty_last_n < 0 ? info.n_ctx_train : p.penalty_last_n;
     if (last_n > 0 && (p.penalty_repeat != 1.0f || p.penalty_freq != 0.0f || p.penalty_present != 0.0f)) {
@@ -91,7 +106,7 @@ static void add_choice(llama_sampler * chain, const ggml_sparse_sampler_params &
 }
 
 ggml_sparse_sampler_params ggml_sparse_sampler_default_params(void) noexcept {
-    return {0, 0.8f, 40, 0.95f, 0.05f, 64, 1.0f, 0.0f, 0.0f, nullptr};
+    return {0, 0.8f, 40, 0.95f, 0.05f, 64, 1.0f, 0.0f, 0.0f, nullptr, nullptr, 0};
 }
 
 ggml_sparse_status ggml_sparse_sampler_create(const ggml_sparse_model * model, const ggml_sparse_sampler_params * params,
@@ -106,6 +121,7 @@ ggml_sparse_status ggml_sparse_sampler_create(const ggml_sparse_model * model, c
             check_grammar(params->grammar);
             llama_sampler_chain_add(s->chain.get(), make_grammar(model->vocab(), params->grammar));
         }
+        add_biases(s->chain.get(), *params, model->spec.info);
         add_penalties(s->chain.get(), *params, model->spec.info);
         add_choice(s->chain.get(), *params);
         *sampler = s.release();

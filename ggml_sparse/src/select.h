@@ -1,53 +1,48 @@
 #pragma once
 
-// The predictor of one FFN, as phases over a few columns:
-//   hidden[c][i] = relu(fc1[i] . (x[c] * pred_in_scale))
-//   mask[c][j]   = fc2[j] . hidden[c] > threshold, strictly
+// The predictor of one FFN on one column:
+//   hidden[i] = relu(fc1[i] . (x * pred_in_scale))
+//   mask[j]   = fc2[j] . hidden > threshold, strictly
 // With fc2 by hidden unit the logits are a sum of rows instead, and about half the rows, those
 // of units that relu made zero, are never read.
-// A phase is called by every thread; phases are separated by barriers.
 
 #include "cpu/units.h"
 #include "rows.h"
 
 namespace ggml_sparse {
 
-constexpr int N_COLUMN_MAX = 16; // columns of one call
+// Rows of fc1 or fc2 are computed in units of SELECT_ROWS.
+constexpr int64_t SELECT_ROWS = 32;
+inline int64_t    select_units(const row_reader & rows) { return (rows.n_row() + SELECT_ROWS - 1) / SELECT_ROWS; }
 
-// x of n columns, prepared for the dots against one matrix.
-struct prepared_columns {
-    int          n;
-    const void * x[N_COLUMN_MAX];
+// Unit u of hidden [r] and of mask [n_ff].
+void select_hidden(const row_reader & fc1, const void * x, int64_t u, float * hidden);
+void select_mask(const row_reader & fc2, const void * hidden, float threshold, int64_t u, uint8_t * mask);
+
+// --- the same with fc2_t {n_ff, r} ---------------------------------------------------
+//
+// The units that are not zero are listed, and the list is cut into N_UNIT_PIECE pieces: a thread
+// reads whole rows, which memory gives faster than parts of them. A piece adds its rows in
+// ascending order of units, q4_0 rows sixteen at a time as integers (cpu/units.h), others with
+// one FMA each; pieces are added in ascending order. Bits depend on the column alone.
+
+constexpr int N_UNIT_PIECE = 4;
+
+struct unit_list {
+    int32_t   n;
+    int32_t * ids; // [r]
+    float *   h;   // [r]
 };
 
-// hidden: [n][r] F32.
-void select_hidden(const row_reader & fc1, const prepared_columns & cols, float * hidden, work_share work);
-// mask: n rows of n_ff bytes, `stride` apart.
-void select_mask(const row_reader & fc2, const prepared_columns & hidden, float threshold, uint8_t * mask, int64_t stride, work_share work);
+// Fills the arrays of `list` with the units that are not zero. Where rows are summed as integers, a
+// column with NaN or Inf, which quantised rows do not allow, has none.
+void list_units(const row_reader & fc2_t, const float * hidden, unit_list & list);
 
-// The same with fc2_t {n_ff, r}. Types with integer sums (cpu/units.h) want the units that are
-// not zero listed first; others read hidden as it is and add rows in ascending order of units,
-// one FMA each. Bits depend on the column alone.
-bool sums_integers(const row_reader & fc2_t);
-// ids and h [r] receive the units of one column that are not zero; returns how many. A column
-// with NaN or Inf, which quantised rows do not allow, has none.
-int32_t list_units(const float * hidden, int64_t r, int32_t * ids, float * h);
-
-struct hidden_units {
-    int             n;      // columns
-    const float *   h;      // [n][r]: hidden, or what list_units made of it
-    const int32_t * ids;    // [n][r], null without lists
-    const int32_t * n_unit; // [n]
-    unit_sum_fn     sum;
-};
-
-// A unit of work is `slice` neurons, see select_slice. Returns the bytes of the rows read, a
-// column at a time.
-uint64_t select_mask_by_unit(const row_reader & fc2_t, const hidden_units & units, int64_t slice, float threshold, uint8_t * mask,
-                             int64_t stride, work_share work);
-// Neurons per unit of work: short enough for n columns of logits to stay in L1, and for n_thread
-// threads to share n_ff evenly.
-int64_t select_slice(int64_t n_ff, int n, int n_thread);
+// Neurons j0 .. j1 - 1 of one piece's logits, overwritten; how many rows were read.
+int64_t sum_units(const row_reader & fc2_t, ggml_sparse_isa isa, const unit_list & units, int piece, int64_t j0, int64_t j1,
+                  float * logits);
+// mask[j] for j0 <= j < j1, from the logits of all pieces, `stride` apart.
+void select_by_logits(const float * logits, int64_t stride, float threshold, int64_t j0, int64_t j1, uint8_t * mask);
 
 // relu that keeps NaN.
 inline float relu(float a) { return a <= 0.0f ? 0.0f : a; }

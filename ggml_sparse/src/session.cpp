@@ -10,6 +10,7 @@ ggml_sparse_ffn ffn_session::ffn(int32_t il, int64_t e) const {
     if (mode == GGML_SPARSE_MODE_REFERENCE && !masked) {
         f.fc1.data = f.fc2.data = f.fc2_t.data = nullptr;
     }
+    f.threshold += threshold_shift;
     f.mode = mode == GGML_SPARSE_MODE_PREDICTED && !f.fc1.data ? GGML_SPARSE_MODE_EXACT : mode;
     return f;
 }

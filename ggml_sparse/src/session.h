@@ -19,8 +19,9 @@ struct ffn_session {
     explicit ffn_session(const model_spec & spec) : spec(spec), layers(spec.layers.size()) {}
 
     const model_spec &     spec;
-    ggml_sparse_mode       mode    = GGML_SPARSE_MODE_EXACT; // never DEFAULT
-    const sparse_kernels * kernels = nullptr;
+    ggml_sparse_mode       mode            = GGML_SPARSE_MODE_EXACT; // never DEFAULT
+    float                  threshold_shift = 0;                      // added to the predictors' thresholds
+    const sparse_kernels * kernels         = nullptr;
     std::atomic<bool>      cancel{false};
     std::string            failure; // why the last graph was refused
 

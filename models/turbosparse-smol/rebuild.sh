@@ -29,8 +29,11 @@ train drelu "$out/healed" -o "$out/student" $pair --teacher-cache "$out/cache-te
 train drelu "$out/healed" -o "$out/control" $pair --teacher-cache "$out/cache-text=3" "$out/cache-talk=1" \
     --activation swiglu --rank 0
 
-train heldout teacher=$teacher healed="$out/healed" control="$out/control" student="$out/student" \
+# New predictors for the student, which stays as it is.
+train predictors "$out/student" -o "$out/final" --data $shards --steps 200 --rank 96
+
+train heldout teacher=$teacher healed="$out/healed" control="$out/control" student="$out/final" \
     --data $shards --json "$out/heldout.json"
-.venv/bin/turbosparse convert "$out/student" -o "$out/turbosparse-smol-Q4_0.gguf" --outtype q4_0 --force \
+train student_check "$out/final"
+.venv/bin/turbosparse convert "$out/final" -o "$out/turbosparse-smol-Q4_0.gguf" --outtype q4_0 --force \
     --profile-text models/text/sample.txt
-train set_mode "$out/turbosparse-smol-Q4_0.gguf" exact

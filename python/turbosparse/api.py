@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
 
 from . import model as engine
 from .chat_template import encode_messages
+from .choices import require
 from .errors import ArgumentError, UnsupportedModelError
-from .generate import Generation, Prompt, Result
+from .generate import Generation, Prompt, Result, encode
 from .grammar import for_response_format
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from typing_extensions import Unpack
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from .sampling import SamplingParams
 
 Pooling = Literal["mean", "last"]
-POOLINGS = ("mean", "last")
 
 
 class Model(engine.Model):
@@ -184,13 +185,6 @@ class Model(engine.Model):
 
     # --- vectors ------------------------------------------------------------
 
-    @overload
-    def embed(self, texts: str, *, pooling: Pooling = ..., normalize: bool = ...) -> npt.NDArray[np.float32]: ...
-    @overload
-    def embed(
-        self, texts: Sequence[str], *, pooling: Pooling = ..., normalize: bool = ...
-    ) -> npt.NDArray[np.float32]: ...
-
     def embed(
         self, texts: str | Sequence[str], *, pooling: Pooling = "mean", normalize: bool = True
     ) -> npt.NDArray[np.float32]:
@@ -209,23 +203,14 @@ class Model(engine.Model):
         Raises:
             ArgumentError, ContextOverflowError (a text is longer than the context).
         """
-        import numpy as np
-
-        if pooling not in POOLINGS:
-            raise ArgumentError(
-                f"pooling must be mean or last, not {pooling!r}", where="pooling", expected="mean, last", found=pooling
-            )
+        require("pooling", pooling, get_args(Pooling))
         if isinstance(texts, str):
             return self._embed(texts, pooling, normalize)
         rows = [self._embed(text, pooling, normalize) for text in texts]
         return np.stack(rows) if rows else np.empty((0, self.info.n_embd), np.float32)
 
     def _embed(self, text: str, pooling: Pooling, normalize: bool) -> npt.NDArray[np.float32]:
-        import numpy as np
-
-        from .generate import encode
-
-        states = self.hidden_states(encode(self, self.tokenize(text)) if text else encode(self, ""))
+        states = self.hidden_states(self.tokenize(text) if text else encode(self, ""))
         vector: npt.NDArray[np.float32] = states.mean(axis=0) if pooling == "mean" else states[-1]
         length = max(float((vector @ vector) ** 0.5), 1e-30) if normalize else 1.0
         return np.asarray(vector / length, dtype=np.float32)

@@ -25,6 +25,7 @@ from .errors import ArgumentError, UnknownArgumentError
 from .generate import Generation, encode
 from .grammar import for_response_format
 from .logprobs import TokenLogprobs
+from .model import KV_TYPES as NUMBERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 RANDOM_SEED = 0xFFFFFFFF
-KV_TYPES: Mapping[int | None, str] = {None: "f16", 0: "f32", 1: "f16", 8: "q8_0"}  # enum ggml_type
+KV_TYPES: Mapping[int | None, str] = {None: "f16"} | {number: name for name, number in NUMBERS.items()}
 POOLINGS: Mapping[int, Literal["none", "mean", "last"]] = {-1: "none", 0: "none", 1: "mean", 3: "last"}
 
 # argument -> the values that mean "as usual here"
@@ -47,7 +48,7 @@ OF_MODEL: Mapping[str, tuple[Any, ...]] = {
 }  # fmt: skip
 OF_COMPLETION: Mapping[str, tuple[Any, ...]] = {
     "suffix": (None,), "typical_p": (1.0,), "tfs_z": (1.0,), "mirostat_mode": (0,), "mirostat_tau": (5.0,),
-    "mirostat_eta": (0.1,), "stopping_criteria": (None,), "logits_processor": (None,), "logit_bias": (None, {}),
+    "mirostat_eta": (0.1,), "stopping_criteria": (None,), "logits_processor": (None,),
     "functions": (None,), "function_call": (None,), "tool_choice": (None, "auto", "none"),
 }  # fmt: skip
 
@@ -169,6 +170,7 @@ class Llama:
         *,
         model: str | None = None,
         grammar: Any = None,
+        logit_bias: Mapping[int, float] | None = None,
         **others: Any,
     ) -> Any:
         """A text_completion dict, or with `stream` an iterator of such. max_tokens <= 0 or None: to the end.
@@ -183,6 +185,7 @@ class Llama:
             "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "min_p": min_p, "top_k": top_k,
             "stop": stop, "frequency_penalty": frequency_penalty, "presence_penalty": presence_penalty,
             "repeat_penalty": repeat_penalty, "seed": seed, "grammar": _gbnf(grammar), "logprobs": logprobs,
+            "logit_bias": logit_bias or {},
         }  # fmt: skip
         shown = prompt if isinstance(prompt, str) else self.model.detokenize(prompt)
         head = _head("cmpl-", "text_completion", model or self.model_path)
@@ -208,6 +211,7 @@ class Llama:
         repeat_penalty: float = 1.0,
         model: str | None = None,
         grammar: Any = None,
+        logit_bias: Mapping[int, float] | None = None,
         logprobs: bool | None = None,
         top_logprobs: int | None = None,
         **others: Any,
@@ -222,7 +226,7 @@ class Llama:
             "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "min_p": min_p, "top_k": top_k,
             "stop": stop, "frequency_penalty": frequency_penalty, "presence_penalty": presence_penalty,
             "repeat_penalty": repeat_penalty, "seed": seed, "logprobs": (top_logprobs or 0) if logprobs else None,
-            "grammar": for_response_format(response_format) or _gbnf(grammar),
+            "grammar": for_response_format(response_format) or _gbnf(grammar), "logit_bias": logit_bias or {},
         }  # fmt: skip
         prompt = encode_messages(self.model, messages, tools=tools, template=self._template)
         head = _head("chatcmpl-", "chat.completion" + ".chunk" * stream, model or self.model_path)

@@ -8,17 +8,21 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _native as native
+from . import ops
 from .cancel import Canceller, on_interrupt
+from .choices import ACTIVATIONS, FLASH_ATTN, ISAS, choose, require, word_of
+from .choices import MODES as MODES
 from .errors import ArgumentError
 from .model_info import LayerInfo as LayerInfo
 from .model_info import LayerProfile as LayerProfile
 from .model_info import ModelInfo as ModelInfo
+from .options import KvType, Memory
 from .sampling import Sampler, SamplingParams
 from .stats import BatchStats, LayerDiagnosis, LayerStats
 from .threads import default_threads
@@ -28,55 +32,16 @@ if TYPE_CHECKING:
 
 ffi, lib = native.ffi, native.lib
 
-MODES: Mapping[str, int] = {
-    "dense": lib.GGML_SPARSE_MODE_DENSE,
-    "exact": lib.GGML_SPARSE_MODE_EXACT,
-    "predicted": lib.GGML_SPARSE_MODE_PREDICTED,
-    "reference": lib.GGML_SPARSE_MODE_REFERENCE,
-}
-ACTIVATIONS: Mapping[str, int] = {
-    "drelu": lib.GGML_SPARSE_DRELU,
-    "reglu": lib.GGML_SPARSE_REGLU,
-    "relu": lib.GGML_SPARSE_RELU,
-}
-ISAS: Mapping[str, int] = {
-    "auto": lib.GGML_SPARSE_ISA_AUTO,
-    "generic": lib.GGML_SPARSE_ISA_GENERIC,
-    "avx2": lib.GGML_SPARSE_ISA_AVX2,
-    "avxvnni": lib.GGML_SPARSE_ISA_AVXVNNI,
-    "avx512": lib.GGML_SPARSE_ISA_AVX512,
-    "neon": lib.GGML_SPARSE_ISA_NEON,
-}
-KV_TYPES: Mapping[str, int] = {"f32": 0, "f16": 1, "q8_0": 8}  # enum ggml_type, part of the GGUF format
-FLASH_ATTN: Mapping[str, int] = {"auto": -1, "off": 0, "on": 1}
-MEMORY: Mapping[str, int] = {"auto": 0, "mapped": 1, "resident": 2}  # of this module alone
+_TYPES = {info.name: info for info in ops.types()}
+_TYPE_IDS = {name: info.id for name, info in _TYPES.items()}
+KV_TYPES = {name: _TYPE_IDS[name] for name in get_args(KvType)}
+KV_BYTES = {name: _TYPES[name].bytes_per_value for name in KV_TYPES}  # per value of the cache
 DEFAULT_CTX = 4096  # tokens; a training context may be 32768, whose KV cache few want unasked
 
 
 def silence_host() -> None:
     """Drop what libllama and ggml log from now on, for programs that own their process."""
     lib.ggml_sparse_silence_host()
-
-
-def choose(name: str, value: str, table: Mapping[str, int]) -> int:
-    """table[value], or ArgumentError that names the parameter and what it may be."""
-    if value in table:
-        return table[value]
-    expected = ", ".join(table)
-    raise ArgumentError(f"{name} must be one of {expected}, not {value!r}", where=name, expected=expected, found=value)
-
-
-def _name(value: int, table: Mapping[str, int]) -> str:
-    return next((name for name, number in table.items() if number == value), str(value))
-
-
-def _type_names() -> dict[int, str]:
-    """enum ggml_type -> name, from the library's list of types."""
-    info, names = ffi.new("struct ggml_sparse_type_info *"), {}
-    for i in range(lib.ggml_sparse_type_count()):
-        lib.ggml_sparse_type_get(i, info)
-        names[int(info.type)] = native.text(info.name)
-    return names
 
 
 def _load(path: str | os.PathLike[str], check_tensors: bool) -> Any:
@@ -98,20 +63,20 @@ def _info(handle: Any) -> ModelInfo:
     info = ffi.new("struct ggml_sparse_model_info *")
     lib.ggml_sparse_model_get_info(handle, info)
     values = native.read_struct(info)
-    values["activation"] = _name(values["activation"], ACTIVATIONS)
-    values["default_mode"] = _name(values["default_mode"], MODES)
+    values["activation"] = word_of(values["activation"], ACTIVATIONS)
+    values["default_mode"] = word_of(values["default_mode"], MODES)
     return ModelInfo(**values)
 
 
 def _layers(handle: Any, n_layer: int) -> tuple[LayerInfo, ...]:
-    types, layers = _type_names(), []
+    layers = []
     for il in range(n_layer):
         info, error = ffi.new("struct ggml_sparse_layer_info *"), native.new_error()
         native.check(lib.ggml_sparse_model_get_layer(handle, il, info, error), error)
         values = native.read_struct(info)
         values["first_branch"] = "up" if values["first_branch"] else "gate"
         for key in ("type_gate", "type_up", "type_down", "type_predictor"):
-            values[key] = None if values[key] < 0 else types.get(values[key], str(values[key]))
+            values[key] = None if values[key] < 0 else word_of(values[key], _TYPE_IDS)
         layers.append(LayerInfo(**values))
     return tuple(layers)
 
@@ -160,7 +125,7 @@ class Model:
         check_tensors: bool = False,
         memory: str = "auto",
     ) -> None:
-        choose("memory", memory, MEMORY)
+        require("memory", memory, get_args(Memory))
         params = ffi.new("struct ggml_sparse_context_params *", lib.ggml_sparse_context_default_params())
         params.mode = lib.GGML_SPARSE_MODE_DEFAULT if mode is None else choose("mode", mode, MODES)
         params.type_k = params.type_v = choose("kv_type", kv_type, KV_TYPES)
@@ -299,12 +264,20 @@ class Model:
     @property
     def mode(self) -> str:
         """Of the FFN; may be set between evaluations."""
-        return _name(lib.ggml_sparse_context_get_mode(self._context), MODES)
+        return word_of(lib.ggml_sparse_context_get_mode(self._context), MODES)
 
     @mode.setter
     def mode(self, mode: str) -> None:
         error = native.new_error()
         native.check(lib.ggml_sparse_context_set_mode(self._context, choose("mode", mode, MODES), error), error)
+
+    def shift_threshold(self, shift: float) -> None:
+        """Add `shift` to the predictor's threshold of every layer, from the next evaluation on; 0 at first.
+
+        Below 0 more neurons pass: fewer active ones are missed, more rows are computed.
+        """
+        error = native.new_error()
+        native.check(lib.ggml_sparse_context_shift_threshold(self._context, shift, error), error)
 
     def set_threads(self, n_threads: int) -> None:
         """Threads of the evaluations to come; 0 = physical cores available to the process."""
@@ -471,7 +444,7 @@ class Model:
     @staticmethod
     def _batch(record: Any) -> BatchStats:
         values = native.read_struct(record)
-        return BatchStats(**{**values, "mode": _name(values["mode"], MODES), "total": LayerStats(**values["total"])})
+        return BatchStats(**{**values, "mode": word_of(values["mode"], MODES), "total": LayerStats(**values["total"])})
 
     def layer_stats(self) -> list[LayerStats]:
         """Counters of the last batch, one per layer."""

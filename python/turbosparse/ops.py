@@ -13,20 +13,21 @@ instruction sets that this CPU lacks UnsupportedModelError.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from . import errors
 from ._native import check, ffi, lib, new_error, read_struct, text
+from .choices import ACTIVATIONS, ISAS, LAYOUTS, MODES, choose
+from .options import Activation as Activation
+from .options import Isa as Isa
+from .options import Layout as Layout
+from .options import Mode as Mode
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ids: TypeAlias = npt.NDArray[np.int32]
-
-Isa: TypeAlias = Literal["auto", "generic", "avx2", "avxvnni", "avx512", "neon"]
-Mode: TypeAlias = Literal["dense", "exact", "predicted", "reference"]
-Activation: TypeAlias = Literal["drelu", "reglu", "relu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,6 @@ class TypeInfo:
         block_size: row lengths are multiples of it.
         type_size: bytes per block.
         x_name: type that activations are rounded to before a dot; "f32" = not at all.
-        fast: has its own SIMD form (every type has).
     """
 
     name: str
@@ -47,16 +47,24 @@ class TypeInfo:
     block_size: int
     type_size: int
     x_name: str
-    fast: bool
+
+    @property
+    def bytes_per_value(self) -> float:
+        """Scales included."""
+        return self.type_size / self.block_size
 
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """Rows of one weight type: data uint8 [n_row, bytes per row], C-contiguous, each row n_col values."""
+    """Rows of one weight type: data uint8 [n_row, bytes per row], C-contiguous, each row n_col values.
+
+    layout: how a row's bytes are ordered: "rows" as ggml does, or "packed" (see pack).
+    """
 
     type: str
     n_col: int
     data: npt.NDArray[np.uint8]
+    layout: Layout = "rows"
 
     def __post_init__(self) -> None:
         if self.data.ndim != 2 or self.data.dtype != np.uint8 or not self.data.flags.c_contiguous:
@@ -102,7 +110,6 @@ def types() -> list[TypeInfo]:
                 info.block_size,
                 info.type_size,
                 text(info.x_name),
-                bool(info.fast),
             )
         )
     return infos
@@ -110,8 +117,8 @@ def types() -> list[TypeInfo]:
 
 def isas() -> list[Isa]:
     """Instruction sets that this CPU can run, "generic" first, the best last."""
-    names: tuple[Isa, ...] = ("generic", "avx2", "avxvnni", "avx512", "neon")
-    return [name for name in names if lib.ggml_sparse_isa_usable(_isa(name))]
+    usable = [name for name, isa in ISAS.items() if name != "auto" and lib.ggml_sparse_isa_usable(isa)]
+    return cast("list[Isa]", usable)
 
 
 def quantize(x: Floats, type: str) -> Matrix:
@@ -121,6 +128,17 @@ def quantize(x: Floats, type: str) -> Matrix:
     data = np.zeros((n_row, -(-n_col // info.block_size) * info.type_size), np.uint8)
     _call(lib.ggml_sparse_quantize, info.id, _in(rows), n_row, n_col, _out(data))
     return Matrix(info.name, n_col, data)
+
+
+def pack(w: Matrix, layout: Layout = "packed") -> Matrix:
+    """The same rows in another layout: "packed" is what dots read fastest, "rows" is ggml's; results are equal bits.
+
+    Quantised types in rows of a multiple of 512 can be packed, others raise UnsupportedModelError and
+    ArgumentError. gather_axpy, and ffn's down_t and fc2_t, want "rows".
+    """
+    data = np.empty_like(w.data)
+    _call(lib.ggml_sparse_pack, _matrix(w, "w"), choose("layout", layout, LAYOUTS), _out(data))
+    return Matrix(w.type, w.n_col, data, layout)
 
 
 def dequantize(w: Matrix) -> Floats:
@@ -154,7 +172,7 @@ def gather_dot(w: Matrix, x: Floats, ids: Ids, *, n_threads: int = 1, isa: Isa =
         *index.shape,
         _out(out, "float *"),
         n_threads,
-        _isa(isa),
+        choose("isa", isa, ISAS),
     )
     return out
 
@@ -175,7 +193,7 @@ def gather_axpy(w: Matrix, h: Floats, ids: Ids, *, n_threads: int = 1, isa: Isa 
         *index.shape,
         _out(y, "float *"),
         n_threads,
-        _isa(isa),
+        choose("isa", isa, ISAS),
     )
     return y
 
@@ -217,8 +235,8 @@ def ffn(
     params = ffi.new(
         "struct ggml_sparse_ffn *",
         {
-            "activation": _enum("activation", activation, ("drelu", "reglu", "relu"), "GGML_SPARSE_"),
-            "mode": _enum("mode", mode, ("dense", "exact", "predicted", "reference"), "GGML_SPARSE_MODE_"),
+            "activation": choose("activation", activation, ACTIVATIONS),
+            "mode": choose("mode", mode, MODES),
             "first_branch": int(first_branch == "up"),
             "threshold": threshold,
         },
@@ -242,7 +260,7 @@ def ffn(
         _out(mask, "uint8_t *"),
         stats,
         n_threads,
-        _isa(isa),
+        choose("isa", isa, ISAS),
     )
     return FfnResult(y, mask.astype(bool), read_struct(stats))
 
@@ -257,12 +275,12 @@ def attention(
     n_threads: int = 1,
     isa: Isa = "auto",
 ) -> Floats:
-    """softmax(scale * q . k + mask) v: q float32 [n_tokens, n_head, d_k], mask [n_tokens, n_kv] -> [n_tokens, n_head, d_v].
+    """softmax(scale * q . k + mask) v: q float32 [n_tokens, n_head, d_k] -> float32 [n_tokens, n_head, d_v].
 
     Args:
         k, v: rows [n_kv, n_head_kv] of width d_k and d_v, multiples of 16, in f32, f16 or q8_0; head h reads KV head
             h // (n_head // n_head_kv).
-        mask: rounded to float16; -inf hides a row. A token that sees none gets zeros.
+        mask: [n_tokens, n_kv], rounded to float16; -inf hides a row. A token that sees none gets zeros.
         scale: None = 1 / sqrt(d_k).
     """
     heads, shown = _floats(q, 3, "q"), np.ascontiguousarray(mask, np.float16)
@@ -302,21 +320,6 @@ def _type(name: str) -> TypeInfo:
             found=name,
         )
     return known[name.lower()]
-
-
-def _isa(name: str) -> int:
-    return _enum("isa", name, get_args(Isa), "GGML_SPARSE_ISA_")
-
-
-def _enum(what: str, name: str, names: tuple[str, ...], prefix: str) -> int:
-    if name not in names:
-        raise errors.ArgumentError(
-            f"{what} must be one of {', '.join(names)}, not {name!r}.",
-            where=what,
-            expected=", ".join(names),
-            found=name,
-        )
-    return int(getattr(lib, prefix + name.upper()))
 
 
 def _same(what: str, expected: tuple[int, ...], found: tuple[int, ...]) -> None:
@@ -367,4 +370,7 @@ def _matrix(w: Matrix, what: str) -> Any:
     """struct ggml_sparse_matrix * over w, checked for its size. Points into w.data: keep w alive."""
     info = _type(w.type)
     _same(f"{what}.data", (w.n_row, w.n_col // info.block_size * info.type_size), w.data.shape)
-    return ffi.new("struct ggml_sparse_matrix *", (info.id, w.n_col, w.n_row, _in(w.data, "uint8_t *")))
+    return ffi.new(
+        "struct ggml_sparse_matrix *",
+        (info.id, w.n_col, w.n_row, _in(w.data, "uint8_t *"), choose("layout", w.layout, LAYOUTS)),
+    )

@@ -1,12 +1,21 @@
-"""Keyword arguments that several functions take, for editors and type checkers; nothing here runs.
+"""Keyword arguments that several functions take, and what some of them may be: the one list of each.
 
-That the names are those of Model and SamplingParams is tested.
+Loads no library. That the names are those of Model and SamplingParams is tested; the numbers that
+belong to the words are in turbosparse.model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
+
+Mode: TypeAlias = Literal["dense", "exact", "predicted", "reference"]
+Activation: TypeAlias = Literal["drelu", "reglu", "relu"]
+Isa: TypeAlias = Literal["auto", "generic", "avx2", "avxvnni", "avx512", "neon"]
+Layout: TypeAlias = Literal["rows", "packed"]
+KvType: TypeAlias = Literal["f16", "f32", "q8_0"]
+FlashAttn: TypeAlias = Literal["auto", "on", "off"]
+Memory: TypeAlias = Literal["auto", "mapped", "resident"]
 
 
 class ModelOptions(TypedDict, total=False):
@@ -39,6 +48,7 @@ class SamplingOptions(TypedDict, total=False):
     penalty_last_n: int
     seed: int | None
     stop: str | Sequence[str]
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]]
     grammar: str | None
     ignore_eos: bool
     logprobs: int | None

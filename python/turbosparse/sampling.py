@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArgumentError, ModelFormatError, UnknownArgumentError
@@ -32,6 +32,7 @@ class SamplingParams:
         penalty_last_n: how many tokens count as lately, prompt included; 0 = none, -1 = the context.
         seed: 0 .. 2**32 - 2; None draws one, and the result says which.
         stop: strings that end the text.
+        logit_bias: (token id, what is added to its logit) pairs, or a dict; -inf forbids the token.
         grammar: GBNF with a rule `root`, or None. See turbosparse.grammar for JSON schemas.
         ignore_eos: go on after an end token.
         logprobs: also tell the probability of every token, and of this many alternatives; None = do not.
@@ -48,6 +49,7 @@ class SamplingParams:
     penalty_last_n: int = 64
     seed: int | None = None
     stop: tuple[str, ...] = field(default=())
+    logit_bias: tuple[tuple[int, float], ...] = field(default=())
     grammar: str | None = None
     ignore_eos: bool = False
     logprobs: int | None = None
@@ -55,6 +57,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
+        biases = tuple((token, float(bias)) for token, bias in dict(self.logit_bias).items())
+        object.__setattr__(self, "logit_bias", biases)
         for name in ("temperature", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty"):
             _require(_is_number(getattr(self, name)), name, "a finite number", getattr(self, name))
         for name, least in (("max_tokens", 0), ("seed", 0), ("logprobs", 0), ("top_k", None), ("penalty_last_n", -1)):
@@ -63,12 +67,16 @@ class SamplingParams:
         _require(self.repeat_penalty > 0, "repeat_penalty", "> 0", self.repeat_penalty)
         _require(all(isinstance(s, str) for s in stop), "stop", "a string or several", stop)
         _require(all(stop), "stop", "strings that are not empty", "an empty one")
+        _require(
+            all(_is_whole(token) and bias < inf for token, bias in self.logit_bias),
+            *("logit_bias", "token ids with numbers or -inf", self.logit_bias),
+        )
         _require(self.grammar is None or isinstance(self.grammar, str), "grammar", "GBNF text or None", self.grammar)
 
     def _check_integer(self, name: str, least: int | None, *, optional: bool) -> None:
         value = getattr(self, name)
         expected = "an integer" + ("" if least is None else f" >= {least}") + (" or None" if optional else "")
-        whole = isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+        whole = _is_whole(value) and (least is None or value >= least)
         _require(whole or (optional and value is None), name, expected, value)
 
     @classmethod
@@ -95,6 +103,10 @@ class SamplingParams:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _require(holds: bool, name: str, expected: str, found: object) -> None:
@@ -146,12 +158,13 @@ class Sampler:
 
         self._native = native
         grammar = None if params.grammar is None else native.ffi.new("char[]", params.grammar.encode())
+        biases = native.ffi.new("struct ggml_sparse_logit_bias[]", list(params.logit_bias))
         error, out = native.new_error(), native.ffi.new("struct ggml_sparse_sampler **")
-        values = self._values(params, grammar)
+        values = self._values(params, grammar, biases)
         native.check(native.lib.ggml_sparse_sampler_create(model, values, out, error), error)
         self._handle = native.own(out[0], native.lib.ggml_sparse_sampler_free, model)
 
-    def _values(self, params: SamplingParams, grammar: Any) -> Any:
+    def _values(self, params: SamplingParams, grammar: Any, biases: Any) -> Any:
         values = self._native.ffi.new("struct ggml_sparse_sampler_params *")
         values.seed = params.seed
         values.temp, values.top_k, values.top_p, values.min_p = (
@@ -162,6 +175,7 @@ class Sampler:
         )
         values.penalty_last_n, values.penalty_repeat = params.penalty_last_n, params.repeat_penalty
         values.penalty_freq, values.penalty_present = params.frequency_penalty, params.presence_penalty
+        values.bias, values.n_bias = biases, len(params.logit_bias)
         values.grammar = grammar if grammar is not None else self._native.ffi.NULL
         return values
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 
-from bench.regress import FIRST, LIMIT, SECOND, TURNS, judge
+from bench import regress_proof
+from bench.regress import FIRST, LIMIT, ROOT, SECOND, TURNS, judge
 
 
 def turns(rng: random.Random, epochs: int, slowdown: float) -> list[list[tuple[float, float]]]:
@@ -55,3 +58,16 @@ def test_one_unlucky_process_is_not_a_verdict() -> None:
 @pytest.mark.parametrize(("ratio", "slower"), [(LIMIT + 0.01, True), (LIMIT - 0.01, False), (0.8, False)])
 def test_the_limit(ratio: float, slower: bool) -> None:
     assert judge("case", [[(1.0, ratio)] * TURNS] * FIRST).slower == slower
+
+
+def test_the_planted_slowness_fits_the_code(tmp_path: Path) -> None:
+    """Running it is `make bench-regress-proof`."""
+    path = tmp_path / regress_proof.FILE
+    path.parent.mkdir(parents=True)
+    shutil.copy(ROOT / regress_proof.FILE, path)
+    for _ in range(2):  # a checkout that is there already stays as it is
+        regress_proof.plant(tmp_path)
+        assert path.read_text().count("volatile float again") == 1
+    path.write_text("")
+    with pytest.raises(SystemExit, match="not the one line"):
+        regress_proof.plant(tmp_path)

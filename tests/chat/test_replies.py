@@ -204,9 +204,22 @@ def test_compare_with_dense(page: Page) -> None:
 def test_recall_is_measured(page: Page) -> None:
     key = page.conversation()
     page.send(key, "tell me about neurons")
-    found = page.post(f"/conversations/{key}/recall")
-    assert found["recall"] == pytest.approx(found["active_predicted"] / found["active_exact"])
-    assert found["tokens"] > 10
+    answer = page.post(f"/conversations/{key}/recall", {"threshold_shifts": [0, -0.5]})
+    fast, balanced = answer["found"]
+    assert (fast["threshold_shift"], balanced["threshold_shift"]) == (0, -0.5)
+    assert fast["recall"] == 0.8
+    assert balanced["recall"] > fast["recall"]
+    assert balanced["selected"] > fast["selected"]
+    assert answer["tokens"] > 10
+    page.post(f"/conversations/{key}/recall", {"threshold_shifts": ["x"]}, status=400)
+    page.post(f"/conversations/{key}/recall", {"threshold_shifts": []}, status=400)
+
+
+def test_the_threshold_reaches_the_engine(page: Page) -> None:
+    key = page.conversation(settings={"mode": "predicted", "threshold_shift": -0.5})
+    assert page.send(key, "say: hello")["stats"]["threshold_shift"] == -0.5
+    page.ask("PATCH", f"/conversations/{key}", {"settings": {"mode": "predicted", "threshold_shift": "low"}})
+    page.post(f"/conversations/{key}/messages", {"content": "say: hello", "parent_id": None}, status=400)
 
 
 def test_deleting_a_conversation_stops_its_reply(make_page: MakePage) -> None:

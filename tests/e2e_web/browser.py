@@ -10,8 +10,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright
+from turbosparse.server.fake import FakeEngine
 
 from . import chromium
+
+PATIENCE = 120.0  # seconds that a state of the page may take: a busy machine is slow, not wrong
 
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -46,10 +49,11 @@ def requested(net_log: Path, host: str = "127.0.0.1") -> list[str]:
 
 @dataclass
 class Window:
-    """A page on a site."""
+    """A page on a site; `engine` is the fake one behind it, if it is one."""
 
     page: Page
     url: str
+    engine: FakeEngine | None = None
     complaints: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
 
@@ -57,26 +61,51 @@ class Window:
         """Load the page and wait until one can write."""
         self.page.goto(f"{self.url}/{path}")
         self.page.wait_for_selector("#composer")
+        self.until("document.activeElement.id === 'composer'")
+
+    def hold(self, tokens: int | None) -> None:
+        """Let replies of the fake engine come no further than this; None lets them end."""
+        assert self.engine is not None
+        self.engine.hold_at = tokens
 
     def say(self, text: str) -> None:
         """Type a message, send it."""
         self.page.fill("#composer", text)
         self.page.keyboard.press("Enter")
 
-    def wait_reply(self, timeout: float = 60_000) -> str:
+    def wait_reply(self) -> str:
         """Until no reply is being written; the last one's text."""
-        self.page.wait_for_selector("#send", timeout=timeout)
-        self.page.wait_for_selector(".message.assistant .reply-foot", timeout=timeout)
+        self.page.wait_for_selector("#send")
+        self.page.wait_for_selector(".message.assistant.last .reply-foot")
         return self.last_reply()
 
-    def ask(self, text: str, timeout: float = 60_000) -> str:
+    def ask(self, text: str) -> str:
         """Send, wait for the end; the reply's text."""
         before = self.page.locator(".message.assistant").count()
         self.say(text)
         self.until(f"document.querySelectorAll('.message.assistant').length > {before}")
-        return self.wait_reply(timeout)
+        return self.wait_reply()
 
-    def until(self, expression: str, seconds: float = 30.0) -> None:
+    def grown(self, characters: int) -> None:
+        """Until a reply under way shows more than this many characters."""
+        self.until(f"document.querySelector('.prose.growing')?.textContent.length > {characters}")
+
+    def content(self) -> str:
+        """The last reply as it was written, before Markdown."""
+        asked = "import('/static/js/state.js').then(({ state }) => state.current.messages.at(-1).content)"
+        return str(self.page.evaluate(f"() => {asked}"))
+
+    def settle(self) -> None:
+        """Until transitions are over and two frames were drawn."""
+        self.page.evaluate(
+            """async () => {
+                const ends = document.getAnimations().filter((a) => a.effect.getComputedTiming().endTime < Infinity);
+                await Promise.allSettled(ends.map((a) => a.finished));
+                for (let i = 0; i < 2; i += 1) await new Promise(requestAnimationFrame);
+            }"""
+        )
+
+    def until(self, expression: str, seconds: float = PATIENCE) -> None:
         """Until a JavaScript expression is true. (Playwright's own way needs eval, which the page forbids.)"""
         end = time.monotonic() + seconds
         while not self.page.evaluate(expression):
@@ -97,9 +126,10 @@ class Window:
         found.nth(nth if nth >= 0 else found.count() - 1).click()
 
 
-def new_window(context: BrowserContext, url: str) -> Window:
+def new_window(context: BrowserContext, url: str, engine: FakeEngine | None) -> Window:
     """A page that keeps what its console complains about."""
-    window = Window(context.new_page(), url)
+    context.set_default_timeout(1e3 * PATIENCE)
+    window = Window(context.new_page(), url, engine)
 
     def heard(message: ConsoleMessage) -> None:
         wanted = any(text in message.text for text in window.expected)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -46,20 +46,27 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "axe.js").read_text(encoding="utf-8")
 
 
-Serve = Callable[..., str]
+class Site(NamedTuple):
+    """Where a server is; `engine` None: in another process."""
+
+    url: str
+    engine: FakeEngine | None = None
+
+
+Serve = Callable[..., Site]
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """serve(**arguments of FakeEngine) -> address with the key; data lies in tmp_path / "data"."""
+    """serve(**arguments of FakeEngine) -> a Site; data lies in tmp_path / "data"."""
     (tmp_path / "data").mkdir(exist_ok=True)
     running: list[Any] = []
 
-    def start(**engine: Any) -> str:
-        app = create_chat_app(FakeEngine(**engine), tmp_path / "data", token=TOKEN)
-        context = background(app)
+    def start(**options: Any) -> Site:
+        engine = FakeEngine(**options)
+        context = background(create_chat_app(engine, tmp_path / "data", token=TOKEN))
         running.append(context)
-        return str(context.__enter__())
+        return Site(context.__enter__(), engine)
 
     yield start
     for context in reversed(running):
@@ -71,15 +78,15 @@ OpenWindow = Callable[..., Window]
 
 @pytest.fixture
 def open_window(browser: Browser, request: pytest.FixtureRequest) -> Iterator[OpenWindow]:
-    """open_window(url, dark=...) -> a Window; a screenshot is kept, and its console must have been silent."""
+    """open_window(site, dark=...) -> a Window; a screenshot is kept, and its console must have been silent."""
     opened: list[Window] = []
 
-    def start(url: str, *, dark: bool = False, token: str = TOKEN, **options: Any) -> Window:
+    def start(site: Site, *, dark: bool = False, token: str = TOKEN, **options: Any) -> Window:
         scheme = "dark" if dark else "light"
         options = {"viewport": {"width": 1280, "height": 840}, "color_scheme": scheme, **options}
         context = browser.new_context(**options)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
-        window = new_window(context, url)
+        window = new_window(context, site.url, site.engine)
         opened.append(window)
         window.open(f"#token={token}")
         return window
@@ -87,16 +94,17 @@ def open_window(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Op
     yield start
     SHOTS.mkdir(parents=True, exist_ok=True)
     for i, window in enumerate(opened):
-        window.page.screenshot(path=SHOTS / f"{request.node.name.replace('/', '-')}-{i}.png")
-        window.page.context.close()
+        if not window.page.is_closed():
+            window.page.screenshot(path=SHOTS / f"{request.node.name.replace('/', '-')}-{i}.png")
+            window.page.context.close()
     complaints = [complaint for window in opened for complaint in window.complaints]
     assert complaints == []
 
 
 @pytest.fixture
 def window(serve: Serve, open_window: OpenWindow) -> Window:
-    """A window on a fake engine of 100 tokens per second."""
-    return open_window(serve(tokens_per_second=100))
+    """A window on a fake engine of 300 tokens per second."""
+    return open_window(serve(tokens_per_second=300))
 
 
 @pytest.fixture
@@ -105,6 +113,7 @@ def shot() -> Callable[[Window, str], None]:
 
     def take(window: Window, name: str) -> None:
         SHOTS.mkdir(parents=True, exist_ok=True)
+        window.settle()
         window.page.screenshot(path=SHOTS / f"{name}.png")
 
     return take

@@ -93,7 +93,7 @@ def test_nothing_serious(
 ) -> None:
     window = open_window(serve(tokens_per_second=500), dark=dark)
     state(window)
-    window.page.wait_for_timeout(100)
+    window.settle()
     window.page.evaluate(axe)
     found = window.page.evaluate(RUN)
     assert [each for each in found if each[0] in ("serious", "critical")] == []

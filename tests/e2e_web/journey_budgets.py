@@ -1,20 +1,25 @@
-"""The budgets of the page, measured; gates on wall time are twice the budget, as others use the machine too."""
+"""The budgets of the page, measured and printed.
+
+Wall time: the best of some samples against twice the budget, as other machines are slower; samples
+during which others used the CPU may only help. CPU time is judged always.
+"""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from turbosparse.chat.store import Store
 
-from .browser import Window
-from .conftest import OpenWindow, Serve
+from .browser import PATIENCE, Window
+from .conftest import OpenWindow, Serve, Site
+from .quiet import Others
 
 TEXT = """Here is **some** text with `code` and a list:
 
@@ -30,13 +35,29 @@ And a closing line, number {i}.
 """
 
 
-def gate(holds: bool, budget: str) -> None:
-    """Wall time is judged only where the machine has time for us."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > 1.5 * cores:
-        print(f"\nnot judged ({budget}): load {load:.1f} on {cores} cores", end="")
+SAMPLES = 3  # besides a first one that fills caches
+ATTEMPTS = 8
+BUSY = 0.1  # share of the cores that others may have during a sample that counts against us
+
+
+def within(budget: float, measure: Callable[[], float], request: pytest.FixtureRequest, unit: str) -> None:
+    """Measure until the best sample keeps the budget, which it may do on a busy machine too.
+
+    It fails where no sample that had the machine to itself keeps twice the budget.
+    """
+    measure()
+    samples: list[tuple[float, float]] = []
+    while len(samples) < ATTEMPTS:
+        others = Others()
+        samples.append((measure(), others.share()))
+        quiet = [value for value, share in samples if share < BUSY]
+        if len(samples) >= SAMPLES and (min(samples)[0] < budget or len(quiet) >= SAMPLES):
+            break
+    report(request, **{unit: ", ".join(f"{value:.3g} (others {share:.0%})" for value, share in samples)})
+    if min(samples)[0] >= 2 * budget and not quiet:
+        print("  not judged: the machine was never ours", end="")
         return
-    assert holds, budget
+    assert min(samples)[0] < 2 * budget
 
 
 def report(request: pytest.FixtureRequest, **figures: Any) -> None:
@@ -69,20 +90,20 @@ def test_window_is_usable_within_2_seconds(
 ) -> None:
     """From the command to a box that one can write in, with the bundled model being opened meanwhile."""
     command = [sys.executable, "-m", "turbosparse", "chat", "--no-window", "--data-dir", str(tmp_path), "-t", "1"]
-    seconds = []
-    for _ in range(3):  # the first one fills the caches
+
+    def seconds() -> float:
         start = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
-            try:
-                assert program.stdout is not None
-                url, token = program.stdout.readline().strip().split("/#token=")
-                open_window(url, token=token)
-                seconds.append(time.perf_counter() - start)
-            finally:
-                program.send_signal(signal.SIGINT)
-        assert program.returncode == 0
-    report(request, seconds=[round(s, 2) for s in seconds])
-    gate(min(seconds) < 2 * 2.0, "window usable within 2 s")
+            assert program.stdout is not None
+            url, token = program.stdout.readline().strip().split("/#token=")
+            window = open_window(Site(url), token=token)
+            found = time.perf_counter() - start
+            window.page.context.close()  # first: it would complain about a server that is gone
+            program.send_signal(signal.SIGINT)
+            assert program.wait(PATIENCE) == 0
+        return found
+
+    within(2.0, seconds, request, "seconds")
 
 
 def test_a_conversation_of_2000_messages_opens_within_300_ms(
@@ -102,25 +123,27 @@ def test_a_conversation_of_2000_messages_opens_within_300_ms(
             ? requestAnimationFrame(() => resolve(performance.now() - begin)) : requestAnimationFrame(look);
         look();
     })"""
-    times = []
-    for _ in range(5):
-        times.append(window.page.evaluate(opened))
+
+    def milliseconds() -> float:
+        found = float(window.page.evaluate(opened))
         window.page.keyboard.press("Alt+n")
         window.until("!document.querySelector('.message')")
-    report(request, milliseconds=[round(t) for t in times])
-    gate(min(times) < 2 * 300, "2,000 messages open within 300 ms")
+        return found
+
+    within(300, milliseconds, request, "milliseconds")
     window.page.click(".sidebar .item")
     window.page.wait_for_selector("text=number 1999")
     window.page.evaluate("document.querySelector('.thread').scrollTop = 0")
     window.until("document.querySelectorAll('.message').length > 40")
     frames = """() => new Promise((resolve) => {
         const thread = document.querySelector('.thread'), begin = performance.now();
+        thread.scrollTop = thread.scrollHeight;
         let n = 0;
-        const step = () => { thread.scrollTop -= 40; n += 1;
-            performance.now() - begin < 1500 ? requestAnimationFrame(step) : resolve(n / 1.5); };
+        const step = (now) => { thread.scrollTop -= 40; n += 1;
+            now - begin < 1500 ? requestAnimationFrame(step) : resolve(1e3 / ((now - begin) / n)); };
         requestAnimationFrame(step);
     })"""
-    report(request, frames_per_second=round(window.page.evaluate(frames)))
+    within(20, lambda: 1e3 / float(window.page.evaluate(frames)), request, "milliseconds_per_frame")
 
 
 TOKENS = 20_000
@@ -131,32 +154,38 @@ def long_script(prompt: str, _: object) -> list[str]:
     return [TEXT.format(i=i) + "\n" for i in range(2000)]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_keeps_up_with_200_tokens_per_second_for_20000_tokens(
-    serve: Serve, open_window: OpenWindow, tmp_path: Path, request: pytest.FixtureRequest
+    serve: Serve, open_window: OpenWindow, request: pytest.FixtureRequest
 ) -> None:
-    window = open_window(serve(tokens_per_second=330, n_ctx=40000, script=long_script))
+    """They come faster than that; what the page's main thread works for one is judged."""
+    window = open_window(serve(tokens_per_second=1000, n_ctx=40000, script=long_script))
     page = window.page
     page.keyboard.press("Alt+p")
     page.fill(".number input >> nth=0", str(TOKENS))
     page.locator(".number input >> nth=0").blur()
     page.keyboard.press("Alt+s")
-    busy, start = Busy(window), time.perf_counter()
+    busy, others, start = Busy(window), Others(), time.perf_counter()
     window.say("go on")
     page.wait_for_selector(".prose.growing")
     lags = []
     while page.locator("#stop").count():
-        page.wait_for_timeout(3000)
+        page.wait_for_timeout(1500)
         lags.append(lag(window))
-    seconds = time.perf_counter() - start
-    share = busy.seconds() / seconds
-    stats = page.evaluate("document.querySelector('[data-figure=speed]').title")
-    rate = TOKENS / seconds
+    seconds, share = time.perf_counter() - start, others.share()
+    at_200 = 200 * busy.seconds() / TOKENS
     longest = max(lags[:-1] or lags)
-    report(request, tokens_per_second=round(rate), busy_share=round(share, 2), longest_lag_blocks=longest, said=stats)
-    gate(rate > 200, "200 tokens per second, or the fake itself is too slow")
-    assert share < 0.5
-    assert longest <= 3, "the page shows what it has received less than a second later"
+    report(
+        request,
+        tokens_per_second=round(TOKENS / seconds),
+        busy_at_200_per_second=f"{at_200:.0%}",
+        longest_lag_in_blocks=longest,
+        others_had=f"{share:.0%}",
+    )
+    assert at_200 < 0.5
+    assert share >= BUSY or longest <= 3 * TOKENS / seconds / 200, "shows what it has less than a second later"
+    window.wait_reply()
+    assert window.content() == "".join(long_script("", None))[: len(window.content())]
 
 
 def lag(window: Window) -> int:
@@ -183,10 +212,31 @@ def test_the_first_token_is_painted_at_once(window: Window, request: pytest.Fixt
         };
         look();
     })"""
-    times = []
-    for _ in range(5):
+
+    def milliseconds() -> float:
         window.page.fill("#composer", "say: " + "word " * 10)
-        times.append(window.page.evaluate(measured))
+        found = float(window.page.evaluate(measured))
         window.wait_reply()
-    report(request, milliseconds=[round(t) for t in times])
-    gate(min(times) < 200, "first token")
+        return found
+
+    within(100, milliseconds, request, "milliseconds")
+
+
+def test_stop_stops_within_200_ms(window: Window, request: pytest.FixtureRequest) -> None:
+    """From Esc to a page that says so; and nothing is said after it."""
+    stopped = """() => new Promise((resolve) => {
+        const begin = performance.now();
+        dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }));
+        const look = () => document.querySelector('.message.last .note.stopped')
+            ? resolve(performance.now() - begin) : requestAnimationFrame(look);
+        look();
+    })"""
+
+    def milliseconds() -> float:
+        window.page.keyboard.press("Alt+n")
+        window.until("!document.querySelector('.message')")
+        window.say("say: " + "word " * 200)
+        window.grown(5)
+        return float(window.page.evaluate(stopped))
+
+    within(200, milliseconds, request, "milliseconds")

@@ -44,7 +44,9 @@ def test_hostile_output_is_inert(serve: Serve, open_window: OpenWindow) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     window.ask("be hostile")
-    page.wait_for_timeout(500)
+    page.wait_for_selector(".hljs-tag")
+    page.wait_for_selector(".katex")
+    page.wait_for_load_state("networkidle")
     assert page.evaluate("window.pwned") is None
     prose = page.locator(".message.assistant .prose")
     for tag in ("script", "img", "svg[onload]", "iframe", "style", "form", "input", "a[href]", "object", "link"):
@@ -72,14 +74,21 @@ def test_links_are_opened_only_on_request(serve: Serve, open_window: OpenWindow)
 @pytest.mark.parametrize("piece", ["<img src=x onerror=window.pwned=1>", "[a](javascript:window.pwned=1)", "<b>x</b>"])
 def test_inert_while_it_streams_too(window: Window, piece: str) -> None:
     """Half an element, then its other half: no moment in between is live."""
+    window.hold(0)
     window.say(f"say: {piece}\n\n{piece}\n\nend")
+    window.page.wait_for_selector(".prose.growing", state="attached")
     window.page.evaluate(
         """() => { window.seen = new Set();
             new MutationObserver(() => document.querySelectorAll('.prose *').forEach((e) => window.seen.add(e.tagName)))
                 .observe(document.body, {subtree: true, childList: true}); }"""
     )
+    for tokens in range(1, 2 * len(piece), 3):
+        window.hold(tokens)
+        window.until(f"document.querySelector('.prose.growing')?.textContent.length >= {min(tokens, 2)}")
+    window.hold(None)
     window.wait_reply()
     assert window.page.evaluate("window.pwned") is None
+    assert "P" in window.page.evaluate("[...window.seen]"), "the observer must have seen it grow"
     assert not {"IMG", "SCRIPT", "A", "B"} & set(window.page.evaluate("[...window.seen]"))
 
 

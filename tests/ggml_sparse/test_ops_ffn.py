@@ -11,13 +11,13 @@ from turbosparse import errors, ops
 
 from tests.ggml_sparse.ops_cases import (
     ISAS,
+    MAX_NMSE,
     SHARES,
     TYPES,
     WIDTHS,
     Ffn,
     Predictor,
     floats,
-    max_nmse,
     nmse,
     typed_widths,
 )
@@ -47,7 +47,7 @@ def test_dense_and_exact(type: str, n_embd: int, isa: ops.Isa) -> None:
             for n_tokens in N_TOKENS:
                 x = case.x[:n_tokens]
                 dense, exact = case.run("dense", x, isa=isa), case.run("exact", x, isa=isa)
-                assert nmse(dense.y, expected[:n_tokens]) <= max_nmse(type), (n_ff, n_tokens, share)
+                assert nmse(dense.y, expected[:n_tokens]) <= MAX_NMSE, (n_ff, n_tokens, share)
                 assert same_bits(dense.y, exact.y), (n_ff, n_tokens, share)
                 assert exact.mask.all()
                 assert dense.mask.all()
@@ -63,7 +63,7 @@ def test_reference(type: str, activation: ops.Activation) -> None:
     assert nmse(reference.y, expected) <= 1e-14
     for isa in ISAS:
         y = case.run("exact", activation=activation, isa=isa).y
-        assert nmse(y, reference.y.astype(np.float64)) <= max_nmse(type)
+        assert nmse(y, reference.y.astype(np.float64)) <= MAX_NMSE
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -73,7 +73,7 @@ def test_activations(activation: ops.Activation, isa: ops.Isa) -> None:
         case = Ffn.random(96, 160, 3, "f32", "half")
         options = {"activation": activation, "first_branch": first, "isa": isa}
         dense, exact = case.run("dense", **options), case.run("exact", **options)
-        assert nmse(dense.y, case.y(activation)) <= max_nmse("f32")
+        assert nmse(dense.y, case.y(activation)) <= MAX_NMSE
         assert same_bits(dense.y, exact.y)
 
 
@@ -98,7 +98,7 @@ def test_predicted(type: str, isa: ops.Isa) -> None:
         for n_tokens in N_TOKENS:
             run = case.run("predicted", case.x[:n_tokens], isa=isa, **predictor.options())
             np.testing.assert_array_equal(run.mask, predictor.mask[:n_tokens])
-            assert nmse(run.y, expected[:n_tokens]) <= max_nmse(type), (n_ff, n_tokens)
+            assert nmse(run.y, expected[:n_tokens]) <= MAX_NMSE, (n_ff, n_tokens)
 
 
 @pytest.mark.parametrize("rank", [32, 48, 5, 7])
@@ -111,7 +111,7 @@ def test_predictor_of_another_type_and_rank(rank: int) -> None:
         np.testing.assert_array_equal(fast.mask, predictor.mask)
         np.testing.assert_array_equal(reference.mask, predictor.mask)
         assert 0 < predictor.mask.sum() < predictor.mask.size
-        assert nmse(fast.y, reference.y.astype(np.float64)) <= max_nmse("q4_0", "f16")
+        assert nmse(fast.y, reference.y.astype(np.float64)) <= MAX_NMSE
 
 
 def test_threshold_is_strict() -> None:
@@ -232,7 +232,7 @@ def test_mixed_types(n_embd: int) -> None:
     case = Ffn.random(n_embd, 40, 3, "q4_0", "half", down="f32")
     for up in ("bf16", "q8_0", "q5_1"):
         case.up = ops.quantize(floats(rng, 40, n_embd), up)
-        assert nmse(case.run("exact", n_threads=2).y, case.y()) <= max_nmse("q4_0", up)
+        assert nmse(case.run("exact", n_threads=2).y, case.y()) <= MAX_NMSE
 
 
 def refused(match: str, **changes: object) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from turbosparse import errors, ops
 
-from tests.ggml_sparse.ops_cases import ISAS, TYPES, Ffn, Floats, dots, floats, gap_near_median, values
+from tests.ggml_sparse.ops_cases import ISAS, TYPES, Doubles, Ffn, Floats, dots, floats, gap_near_median, nmse, values
 
 RANK = 48
 
@@ -78,6 +78,48 @@ def test_integer_sums_are_the_same_for_every_instruction_set() -> None:
         for mask in masks:
             np.testing.assert_array_equal(mask, masks[0])
             assert abs(mask.mean() - (1 - quantile)) < 0.01
+
+
+def rounded_logits(fc2_t: ops.Matrix, h: Floats) -> tuple[Doubles, Doubles]:
+    """q4_0 logits [n_ff] with the documented rounding (cpu/units.h), and what it may be away from exact ones.
+
+    Sixteen units that are not zero at a time: h times a block's scale becomes an integer of at most 127.
+    """
+    blocks = fc2_t.data.reshape(fc2_t.n_row, -1, 18)
+    d = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0].astype(np.float32)
+    nibbles = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], -1).astype(np.float64) - 8
+    logits, bound = np.zeros(nibbles.shape[1:]), np.zeros(nibbles.shape[1:])
+    active = np.flatnonzero(h)
+    for k in range(0, active.size, 16):
+        ids = active[k : k + 16]
+        factors = h[ids, None] * d[ids]
+        peak = np.abs(factors).max(0)
+        rounded = np.rint(factors * (np.float32(127) / peak)).astype(np.float64)
+        scale = (peak / np.float32(127)).astype(np.float64)
+        logits += np.einsum("kb,kbj,b->bj", rounded, nibbles[ids], scale)
+        bound += np.einsum("b,kbj->bj", scale / 2, np.abs(nibbles[ids]))
+    return logits.ravel(), bound.ravel()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("rank", "n_ff"), [(80, 2336), (150, 512)])
+def test_integer_sums_round_as_documented(rank: int, n_ff: int, isa: ops.Isa) -> None:
+    """Thresholds among the logits show each of them; fc1 is the identity, so that hidden is known to the bit."""
+    rng = np.random.default_rng(rank)
+    x = floats(rng, 3, rank)
+    fc2_t = ops.quantize(floats(rng, rank, n_ff), "q4_0")
+    hidden = np.maximum(x, 0)
+    expected, bound = (np.stack(a) for a in zip(*(rounded_logits(fc2_t, h) for h in hidden), strict=True))
+    exact = hidden.astype(np.float64) @ values(fc2_t)
+    assert (np.abs(expected - exact) <= bound * (1 + 1e-5)).all()
+    assert bound.mean() < 0.1 * exact.std()
+    assert nmse(expected.astype(np.float32), exact) < 1e-4
+    case = Ffn.random(rank, n_ff, 3, "f32", "half")
+    options = {"fc1": ops.quantize(np.eye(rank, dtype=np.float32), "f32"), "fc2_t": fc2_t}
+    for threshold in np.quantile(exact, np.linspace(0.02, 0.98, 25)):
+        found = case.run("predicted", x=x, isa=isa, threshold=float(threshold), **options).mask
+        near = np.abs(expected - threshold) < 1e-5 * exact.std()
+        assert (found == (expected > threshold))[~near].all()
 
 
 def test_agrees_with_the_reference_and_with_fc2_by_neuron() -> None:

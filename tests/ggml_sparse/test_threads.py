@@ -1,4 +1,4 @@
-"""Whole models are bit-equal for 1 to 4 threads: with libllama's attention, and with ours for any cut of a prompt too."""
+"""Whole models are bit-equal for 1 to 4 threads; with our own attention for any cut of a prompt, too."""
 
 from __future__ import annotations
 

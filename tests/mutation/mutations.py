@@ -66,7 +66,7 @@ MUTATIONS = [
     ),
     mutation(
         "mask dropped", "gate and up run for every neuron",
-        (SRC + "ffn.cpp", "= predicted_ ? mask_of(t) : nullptr;", "= nullptr;"),
+        (SRC + "few.cpp", "= predicted_ ? col.mask : nullptr;", "= nullptr;"),
     ),
     mutation(
         "mask dropped", "the first token's mask for all of a batch",
@@ -88,16 +88,17 @@ MUTATIONS = [
     ),
     mutation(
         "last row skipped", "of down",
-        (SRC + "neurons.cpp", "list_rows(list, j0, std::min(n_ff, j0 + N_GROUP), n, wanted);",
-         "list_rows(list, j0, std::min(n_ff - 1, j0 + N_GROUP), n, wanted);"),
+        (SRC + "neurons.cpp", "list_rows(list, j0, std::min(n_ff, j0 + N_GROUP), wanted);",
+         "list_rows(list, j0, std::min(n_ff - 1, j0 + N_GROUP), wanted);"),
     ),
     mutation(
         "last row skipped", "of fc2",
-        (SRC + "select.cpp", "j < std::min(n_ff, (u + 1) * N_CHUNK)", "j < std::min(n_ff - 1, (u + 1) * N_CHUNK)"),
+        (SRC + "select.cpp", "j < std::min(n_ff, (u + 1) * SELECT_ROWS)",
+         "j < std::min(n_ff - 1, (u + 1) * SELECT_ROWS)"),
     ),
     mutation(
         "last row skipped", "of fc1",
-        (SRC + "select.cpp", "i < std::min(r, (u + 1) * N_CHUNK)", "i < std::min(r - 1, (u + 1) * N_CHUNK)"),
+        (SRC + "select.cpp", "i < std::min(r, (u + 1) * SELECT_ROWS)", "i < std::min(r - 1, (u + 1) * SELECT_ROWS)"),
     ),
     mutation(
         "> turned to >=", "in the kernels' threshold",
@@ -111,9 +112,9 @@ MUTATIONS = [
     ),
     mutation(
         "others", "predictor reads x instead of x / w",
-        (SRC + "ffn.cpp", "x_prepare(*pred_.type, ffn_.pred_in_scale ? scaled : x,", "x_prepare(*pred_.type, x,"),
-        (SRC + "ffn.cpp", "x[c]      = ffn_.pred_in_scale ? x_scaled_ + c * n_embd_ : cols_.x[t.c0 + c];",
-         "x[c]      = cols_.x[t.c0 + c];"),
+        (SRC + "few.cpp", "col.pred.prepare(scale ? col.x_scaled : col.x, n_embd_);",
+         "col.pred.prepare(col.x, n_embd_);"),
+        (SRC + "few.cpp", "col.pred.get(call_.ffn.pred_in_scale ? col.x_scaled : col.x)", "col.pred.get(col.x)"),
     ),
     mutation(
         "others", "up without its ReLU",

@@ -269,6 +269,14 @@ def test_a_closed_pipe_is_no_crash(micro: Path) -> None:
     assert "Traceback" not in stderr
 
 
+def test_a_context_above_the_training_context(micro: Path) -> None:
+    options = ("--ignore-swa", "-n", 1, *EXACTLY)
+    done = run("generate", micro, "-c", 9000, *options)
+    assert done.returncode == 0, done.stderr
+    assert "note: 9000 tokens of context are more than the 8192" in done.stderr
+    assert "note" not in run("generate", micro, "-c", 8192, *options).stderr
+
+
 # --- perplexity --------------------------------------------------------------------
 
 
@@ -279,5 +287,6 @@ def test_perplexity(micro: Path) -> None:
     result = json.loads(done.stdout)
     assert (result["windows"], result["n_ctx"], result["tokens"], result["mode"]) == (3, 64, 93, "exact")
     assert result["sparsity"]["rows"] < result["sparsity"]["rows_dense"]
-    plain = run(*arguments, "--mode", "exact")
+    plain = run(*arguments, "--mode", "exact", "--against", micro)
     assert plain.stdout.startswith(f"perplexity {result['ppl']:.4f} +- ")
+    assert f"KL divergence 0.000000 +- 0.000000 from {micro.name} (mode exact)" in plain.stdout

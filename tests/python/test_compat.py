@@ -100,8 +100,18 @@ def test_every_argument_is_served_or_refused_by_name(name: str) -> None:
         assert theirs.default in usual, theirs
 
 
+def test_logit_bias_forbids_and_forces(ours: Llama) -> None:
+    def written(**options: Any) -> str:
+        return str(ours("a", max_tokens=1, temperature=0.0, **options)["choices"][0]["text"])
+
+    token = ours.tokenize(written().encode(), add_bos=False)[-1]
+    assert written(logit_bias={token: -100.0}) != written()
+    chat = ours.create_chat_completion(HELLO, max_tokens=1, temperature=0.0, logit_bias={token: 100.0})
+    assert chat["choices"][0]["message"]["content"] == written()
+
+
 def test_others_are_refused_by_name(ours: Llama, micro: Path) -> None:
-    for name, value in (("mirostat_mode", 2), ("logit_bias", {5: 1.0}), ("suffix", "x"), ("nonsense", 1)):
+    for name, value in (("mirostat_mode", 2), ("suffix", "x"), ("nonsense", 1)):
         with pytest.raises(UnknownArgumentError, match=name) as caught:
             ours("a", **{name: value})
         assert caught.value.where == name

@@ -1,13 +1,16 @@
-"""The examples of docs/python-api.md run, with a bundled model and nothing else."""
+"""The examples of docs/python-api.md run, with a bundled model and nothing else; command lines in all pages exist."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+from turbosparse.cli.main import _app
 
 from tests.python.sources import ROOT
 
@@ -64,3 +67,44 @@ def test_every_error_is_in_the_table() -> None:
     for name in turbosparse.__all__:
         if name.endswith("Error"):
             assert f"`{name}`" in page, name
+
+
+# --- the command line in all pages ----------------------------------------------------------
+
+
+def pages() -> list[Path]:
+    """Markdown files of the project itself."""
+    folders = (ROOT, ROOT / "docs", ROOT / "models", ROOT / "bench" / "results")
+    return sorted(page for folder in folders for page in folder.glob("*.md"))
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Words of every `turbosparse ...` in the page's code, comments left out."""
+    text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
+    code = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) + re.findall(r"`([^`\n]+)`", text)
+    lines = [line.strip() for block in code for line in block.splitlines()]
+    found = [shlex.split(line, comments=True) for line in lines if re.match(r"turbosparse \w", line)]
+    return [words[1 : words.index("|")] if "|" in words else words[1:] for words in found]
+
+
+def test_there_are_command_lines() -> None:
+    assert sum(len(commands(page)) for page in pages()) > 30
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_line_has_options_that_exist(page: Path) -> None:
+    for name, *words in commands(page):
+        if name in ("add", "list", "remove"):  # of `llm turbosparse`
+            continue
+        command = typer.main.get_command(_app([name])).commands[name]  # type: ignore[attr-defined]
+        known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
+        known |= {"-h", "--help"}
+        given = {word.partition("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)}
+        assert given <= known, f"turbosparse {name} has no {', '.join(given - known)}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from turbosparse._native import host
 from turbosparse.errors import HostError
+from turbosparse.hardware import cpu_flags
 
 from tests.python.sources import python
 
@@ -79,11 +80,6 @@ def test_an_unloadable_library_is_named(tmp_path: Path) -> None:
     assert caught.value.where == str(broken)
 
 
-def test_cpu_flags_are_read() -> None:
-    assert host.cpu_flags("processor : 0\nflags\t\t: fpu sse avx2\nbugs : x\nflags : other\n") == {"fpu", "sse", "avx2"}
-    assert host.cpu_flags("Features : neon\n") == set()
-
-
 @pytest.mark.parametrize(
     ("built_for", "flags", "missing"),
     [
@@ -106,7 +102,7 @@ class OtherBuild:
 
 
 def test_a_build_for_another_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "cpu_flags", lambda text: {"pni", "ssse3"})
+    monkeypatch.setattr(host, "cpu_flags", lambda: {"pni", "ssse3"})
     with pytest.raises(HostError, match=r"avx512f.*illegal instruction.*pip install") as caught:
         host.check_cpu(OtherBuild(), Path("lib/libggml-cpu.so.0"))  # type: ignore[arg-type]
     assert caught.value.where == "lib/libggml-cpu.so.0"
@@ -115,8 +111,7 @@ def test_a_build_for_another_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_this_machine_passes_and_says_so() -> None:
     """The flags that we look for are spelled as this kernel spells them: the installed build runs here."""
     host.load()
-    flags = host.cpu_flags(Path("/proc/cpuinfo").read_text())
-    assert len(flags & set(host.CPU_FLAGS.values())) >= 4
+    assert len(cpu_flags() & set(host.CPU_FLAGS.values())) >= 4
 
 
 def test_an_incomplete_installation_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -133,11 +128,8 @@ def test_an_incomplete_installation_is_named(monkeypatch: pytest.MonkeyPatch, tm
 
 
 STALE = """
-import sys, types
-native = types.ModuleType("turbosparse._native")
-native.ffi, native.lib = object(), object()
-import turbosparse
-sys.modules["turbosparse._native"] = native
+import turbosparse._native
+turbosparse._native.lib = object()
 try:
     from turbosparse import Model
 except ImportError as error:

@@ -49,6 +49,13 @@ def test_one_stop_string_may_come_alone() -> None:
     assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")  # type: ignore[arg-type]
 
 
+def test_logit_biases_are_pairs_or_a_dict() -> None:
+    assert SamplingParams(logit_bias={5: 1}).logit_bias == ((5, 1.0),)  # type: ignore[arg-type]
+    for wrong in ({"5": 1}, {5: float("inf")}, {5: float("nan")}, {True: 1}):
+        with pytest.raises(ArgumentError):
+            SamplingParams(logit_bias=wrong)  # type: ignore[arg-type]
+
+
 def test_unknown_names_are_errors() -> None:
     with pytest.raises(TypeError, match="temprature"):
         SamplingParams(temprature=1)  # type: ignore[call-arg]

@@ -56,6 +56,37 @@ def test_a_prefix_is_taken_over(server: Server) -> None:
     assert server.chat("say: one thing and then another", id_slot=0, cache_prompt=False)["timings"]["cache_n"] == 0
 
 
+def test_several_answers(server: Server) -> None:
+    answer = server.chat("tell me about neurons", n=3, seed=5)
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+    texts = [choice["message"]["content"] for choice in answer["choices"]]
+    alone = [server.chat("tell me about neurons", seed=5 + i) for i in range(3)]
+    assert texts == [one["choices"][0]["message"]["content"] for one in alone]
+    assert len(set(texts)) == 3
+    assert [choice["seed"] for choice in answer["choices"]] == [5, 6, 7]
+    usage = answer["usage"]
+    assert usage["prompt_tokens"] == alone[0]["usage"]["prompt_tokens"]
+    assert usage["completion_tokens"] == sum(one["usage"]["completion_tokens"] for one in alone)
+    body = {"messages": [{"role": "user", "content": "tell me about neurons"}], "n": 3, "seed": 5}
+    chunks = server.stream("/v1/chat/completions", {**body, "stream_options": {"include_usage": True}})
+    streamed = ["", "", ""]
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            streamed[choice["index"]] += choice["delta"].get("content") or ""
+    assert streamed == texts
+    assert chunks[-1]["usage"] | {"prompt_tokens_details": None} == usage | {"prompt_tokens_details": None}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+def test_several_answers_are_all_or_none(serve: Serve) -> None:
+    server = serve(FakeEngine(n_parallel=2, max_waiting=1))
+    body = {"prompt": "say: the the the the", "n": 8}
+    assert server.post("/v1/completions", body).status_code == 503
+    assert server.post("/v1/completions", {**body, "n": 2}).status_code == 200, "what was submitted has left"
+    assert server.post("/completion", body).json()["error"]["param"] == "n"
+    assert serve(FakeEngine(fail_at=2)).post("/v1/completions", body | {"n": 2}).status_code == 500
+
+
 def test_text_completion(server: Server) -> None:
     answer = server.post("/v1/completions", {"prompt": "say: hello", "seed": 1}).json()
     assert answer["object"] == "text_completion"

@@ -15,7 +15,7 @@ from turbosparse.errors import ArgumentError, ContextOverflowError, FileError, G
 from turbosparse.grammar import from_json_schema
 from turbosparse.sampling import SamplingParams
 from turbosparse.server.engine import Done, LoadOptions, NotReadyError, PromptProgress, QueueFullError, Request, Token
-from turbosparse.server.live import LiveEngine
+from turbosparse.server.live import LiveEngine, name_for_people
 from turbosparse.server.runs import CHUNK, likeliest, log_softmax
 
 from tests.server.conftest import allowed
@@ -37,7 +37,7 @@ class Answer:
 
 
 def request(engine: LiveEngine, text: str, max_tokens: int | None = 24, **given: Any) -> Request:
-    names = ("mode", "n_probs", "progress", "cache_prompt", "slot", "show_special")
+    names = ("mode", "threshold_shift", "diagnose_every", "n_probs", "progress", "cache_prompt", "slot", "show_special")
     own = {name: given.pop(name) for name in names if name in given}
     params = SamplingParams(**({"max_tokens": max_tokens, "seed": 1, "ignore_eos": True} | given))
     return Request(prompt=tuple(engine.tokenize(text)), params=params, **own)
@@ -196,6 +196,48 @@ def test_modes_do_not_share_a_cache(micro: Path) -> None:
 
 
 # --- bounds ------------------------------------------------------------------------------------
+
+
+def test_the_threshold_of_the_predictor(micro: Path) -> None:
+    """Lowered, more neurons pass and fewer active ones are missed; a cache holds for one threshold only."""
+
+    async def scene(engine: LiveEngine) -> list[Answer]:
+        shifts = [0.0, -1.0, -100.0, 0.0]
+        return [
+            await answer(engine, STORY, max_tokens=8, mode="predicted", threshold_shift=shift, diagnose_every=1)
+            for shift in shifts
+        ]
+
+    answers = on_engine(micro, scene, SAME_BITS)
+    found = [a.done.diagnosis for a in answers[:3]]
+    recalls = [d.recall for d in found if d is not None]
+    assert len(recalls) == 3
+    assert recalls[0] < recalls[1] < recalls[2] == 1.0
+    assert [a.done.timings.cache_n == 0 for a in answers] == [True, True, True, False]
+    rows = [a.done.sparsity.rows for a in answers if a.done.sparsity]
+    assert rows[0] < rows[1] < rows[2]
+    assert answers[3].ids == answers[0].ids
+
+
+def test_a_threshold_that_lets_everything_pass_is_exact(micro: Path) -> None:
+    async def scene(engine: LiveEngine) -> tuple[Answer, Answer]:
+        return await answer(engine, STORY, mode="predicted", threshold_shift=-100), await answer(
+            engine, STORY, mode="exact", threshold_shift=-3
+        )
+
+    everything, exact = on_engine(micro, scene, SAME_BITS)
+    assert everything.ids == exact.ids
+    assert exact.done.diagnosis is None
+
+
+def test_the_same_prompt_twice_at_once_is_read_once(micro: Path) -> None:
+    async def scene(engine: LiveEngine) -> tuple[list[Answer], int]:
+        answers = await asyncio.gather(*(answer(engine, STORY * 4, max_tokens=4, seed=i) for i in range(3)))
+        return list(answers), engine.metrics().prompt_tokens
+
+    answers, n_read = on_engine(micro, scene)
+    n_prompt = answers[0].done.n_prompt
+    assert n_read == n_prompt + 2, "the others evaluate the last token alone"
 
 
 def test_prompts_that_do_not_fit(micro: Path) -> None:
@@ -472,8 +514,17 @@ def test_chat_text_never_becomes_a_control_token(micro: Path) -> None:
     on_engine(micro, scene)
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("TurboSparse Smol", "TurboSparse Smol"), ("Final", "turbosparse-smol-Q4_0"), ("", "turbosparse-smol-Q4_0")],
+)
+def test_names_for_people(given: str, name: str) -> None:
+    assert name_for_people(given, "turbosparse-smol-Q4_0") == name
+
+
 def test_a_plan(micro: Path) -> None:
-    from turbosparse.server.plan import available_memory, memory_plan
+    from turbosparse.hardware import memory_available
+    from turbosparse.server.plan import memory_plan
 
     plan = memory_plan(micro, LoadOptions(n_ctx=512, n_parallel=3), 10**12)
     assert plan.fits
@@ -488,17 +539,4 @@ def test_a_plan(micro: Path) -> None:
         changed = memory_plan(micro, LoadOptions(**{"n_ctx": 8192, "n_parallel": 8, **advice.options}), 10**12)
         assert changed.needed == advice.needed
     assert memory_plan(micro, LoadOptions(n_parallel=1), 1_000_000).advice[-1].options == {}
-    assert 2**20 < available_memory() < 2**45
-
-
-def test_available_memory_respects_the_control_group(tmp_path: Path) -> None:
-    from turbosparse.server.plan import available_memory
-
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 8000 kB\nMemAvailable:    4000 kB\n")
-    assert available_memory(meminfo, tmp_path) == 4000 * 1024
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert available_memory(meminfo, tmp_path) == 4000 * 1024
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert available_memory(meminfo, tmp_path) == 4000
+    assert 2**20 < memory_available() < 2**45

@@ -173,6 +173,31 @@ def test_logprobs(real: openai.OpenAI) -> None:
         assert len(item.top_logprobs) == 3
 
 
+def test_several_answers(real: openai.OpenAI) -> None:
+    """Like single ones with the next seeds; the prompt is read once and counts once."""
+    given: dict[str, Any] = {"model": "x", "messages": USER, "max_tokens": 12, "temperature": 1.0}
+    answer = real.chat.completions.create(**given, n=3, seed=7)
+    alone = [real.chat.completions.create(**given, seed=7 + i) for i in range(3)]
+    assert [c.message.content for c in answer.choices] == [one.choices[0].message.content for one in alone]
+    assert answer.usage is not None
+    assert alone[0].usage is not None
+    assert answer.usage.prompt_tokens == alone[0].usage.prompt_tokens
+
+
+def test_logit_bias(real: openai.OpenAI, live: Server) -> None:
+    given: dict[str, Any] = {"model": "x", "messages": USER, "max_tokens": 4, "temperature": 0, "logprobs": True}
+    free = real.chat.completions.create(**given).choices[0]
+    assert free.logprobs is not None
+    first = (free.logprobs.content or [])[0]
+    token = (first.model_extra or {})["id"]
+    banned = real.chat.completions.create(**given, logit_bias={str(token): -100}).choices[0]
+    assert banned.logprobs is not None
+    assert (banned.logprobs.content or [])[0].token != first.token
+    dog = live.engine.tokenize(" dog", add_special=False)[-1]
+    forced = real.chat.completions.create(**given, logit_bias={str(dog): 100}).choices[0]
+    assert forced.message.content == live.engine.piece(dog).decode() * 4
+
+
 def test_aborting_a_stream(real: openai.OpenAI, live: Server) -> None:
     before = live.metric("turbosparse:requests_cancelled_total")
     extra = {"ignore_eos": True}

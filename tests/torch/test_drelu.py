@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -34,28 +34,11 @@ from turbosparse.train.trainer import Budget
 
 from tests import tiny
 from tests.oracle import Oracle
+from tests.torch.common import write_gguf
+from tests.train.fakes import bpe_model
 
 pytestmark = pytest.mark.torch
 RECIPE = DreluRecipe(batch=4, n_tokens=16, rank=32, zero_gain=2.0, zero_target=0.9, warmup_steps=3, anneal=0.5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Matrices of this size gain nothing from a second one, and lose much where the machine is busy."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def source_dir(tmp_path_factory):
-    return tiny.write_reglu(tmp_path_factory.mktemp("silu"), hidden_act="silu")
-
-
-@pytest.fixture(scope="module")
-def source(source_dir):
-    return open_source(source_dir)
 
 
 @pytest.fixture(scope="module")
@@ -102,46 +85,6 @@ def test_a_directory_gives_llamas_logits(source_dir, source, tmp_path):
 def test_swiglu_is_silu_times_up():
     gate, up = torch.randn(2, 5, 7, dtype=torch.float64)
     assert torch.allclose(swiglu(gate, up), gate / (1 + torch.exp(-gate)) * up)
-
-
-def write_gguf(source, path, *, tied, arch="llama"):
-    """The source as llama.cpp's converter writes it: q and k permuted, llama.* keys, a byte-level BPE."""
-    c = source.config
-    out = gguf.GGUFWriter(path, arch)
-    for add, value in (
-        (out.add_block_count, c.num_hidden_layers), (out.add_context_length, c.max_position_embeddings),
-        (out.add_embedding_length, c.hidden_size), (out.add_feed_forward_length, c.intermediate_size),
-        (out.add_head_count, c.num_attention_heads), (out.add_head_count_kv, c.num_key_value_heads),
-        (out.add_layer_norm_rms_eps, c.rms_norm_eps), (out.add_rope_freq_base, c.rope_theta),
-        (out.add_tokenizer_model, "gpt2"), (out.add_tokenizer_pre, "smollm"), (out.add_bos_token_id, 1),
-        (out.add_eos_token_id, 2), (out.add_token_list, [f"t{i}" for i in range(c.vocab_size)]),
-        (out.add_token_types, [3] * 3 + [1] * (c.vocab_size - 3)), (out.add_token_merges, ["t 3"]),
-    ):  # fmt: skip
-        add(value)
-    short = {v: k for k, v in NAMES.items()}
-    for name, weight in source.state.items():
-        parts = name.split(".")
-        kind = ".".join(parts[3:-1]) if parts[1] == "layers" else name.removesuffix(".weight")
-        stem = f"blk.{parts[2]}.{short[kind]}" if parts[1] == "layers" else short[kind]
-        w = weight.numpy()
-        if kind.endswith(("q_proj", "k_proj")):
-            n = c.num_attention_heads if kind.endswith("q_proj") else c.num_key_value_heads
-            w = np.ascontiguousarray(w.reshape(n, 2, w.shape[0] // n // 2, -1).swapaxes(1, 2)).reshape(w.shape)
-        if not (tied and stem == "output"):
-            out.add_tensor(stem + ".weight", w)
-    out.write_header_to_file()
-    out.write_kv_data_to_file()
-    out.write_tensors_to_file()
-    out.close()
-    return path
-
-
-NAMES = {
-    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -199,6 +142,11 @@ def test_other_files_are_refused(source, tmp_path):
         open_source(tmp_path / "none")
     with pytest.raises(SourceError, match="'qwen2'"):
         open_source(write_gguf(source, tmp_path / "q.gguf", tied=False, arch="qwen2"))
+
+
+def test_a_gguf_without_a_key_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="embedding_length is missing"):
+        open_source(bpe_model(tmp_path / "tokens-only.gguf"))
 
 
 # --- surgery ------------------------------------------------------------------
@@ -320,6 +268,16 @@ def test_only_the_stages_parameters_move(source, shards):
     assert moved["masked"] == moved["whole"] | {"fc1", "fc2"}
 
 
+def test_predictors_have_a_rate_of_their_own(source, shards):
+    def recall(predictor_lr):
+        run = make(source, shards, 60, shares=(0.0, 0.0, 0.2, 0.8), anneal=0.0, warm=1.0, predictor_lr=predictor_lr)
+        rows = [run.step()[0] for _ in range(60)]
+        assert rows[-1]["lr"] < 2.1e-5  # the model's
+        return np.mean([row["recall"] for row in rows[-5:]])
+
+    assert recall(5e-3) > recall(2e-4) + 0.1
+
+
 def bare_kl(run):
     with torch.no_grad():
         return float(compare(ask(run.teacher, batch(), []), run.student, Meter(1.0)).kl)
@@ -427,6 +385,35 @@ def test_other_runtime_errors_pass(source, shards, monkeypatch):
         make(source, shards).step()
 
 
+@pytest.mark.parametrize("part", ["canonicalise_signs", "swap_errors"])
+def test_out_of_memory_during_surgery_too(source, shards, monkeypatch, part):
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(distiller_module, part, fail)
+    with pytest.raises(OutOfMemoryError, match="lower --batch"):
+        make(source, shards)
+
+
+def test_out_of_memory_in_the_first_optimiser_step_too(source, shards, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    run = make(source, shards)
+    monkeypatch.setattr(run.optimizer, "step", fail)
+    with pytest.raises(OutOfMemoryError, match="lower --batch"):
+        run.step()
+
+
+def test_a_broken_state_is_said(source, shards, tmp_path):
+    run = make(source, shards)
+    run.save(tmp_path / "state.pt")
+    whole = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SettingsError, match="no state of a run"):
+        run.resume(tmp_path / "state.pt")
+
+
 def test_too_little_text_is_said(source, shards):
     with pytest.raises(ShardError, match="longer than 20000 tokens"):
         make(source, shards, n_tokens=20000)
@@ -440,21 +427,9 @@ def arguments(source_dir, shards_dir, out, *more):
     return [str(source_dir), "-o", str(out), "--data", str(shards_dir), *sizes, "--out-dtype", "f32", *more]
 
 
-def call(monkeypatch, args):
-    monkeypatch.setattr(sys, "argv", ["drelu", *args])
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return command.main()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def test_the_command_writes_a_checkpoint_a_log_a_picture_and_a_report(
-    source_dir, shards_dir, tmp_path, monkeypatch, capsys
-):
+def test_the_command_writes_a_checkpoint_a_log_a_picture_and_a_report(source_dir, shards_dir, tmp_path, call, capsys):
     out = tmp_path / "out"
-    assert call(monkeypatch, arguments(source_dir, shards_dir, out)) == 0
+    assert call(command, arguments(source_dir, shards_dir, out)) == 0
     assert "surgery, mean over layers" in capsys.readouterr().out
     model = load(out)
     assert [layer.mlp.predictor.fc1.weight.shape[0] for layer in model.model.layers] == [32, 32]
@@ -472,45 +447,77 @@ def test_the_command_writes_a_checkpoint_a_log_a_picture_and_a_report(
 
 
 def test_killed_and_resumed_is_as_never_killed(source_dir, shards_dir, tmp_path):
+    """One run killed three times: at its first state, while it writes one, and in the last stage."""
+
     def start(out, *more):
         args = arguments(source_dir, shards_dir, out, "--save-every", "0", "--heldout-windows", "0", *more)
         return subprocess.Popen([sys.executable, "-m", "turbosparse.train.drelu", *args], stdout=subprocess.PIPE)
 
+    work = tmp_path / "killed" / "train"
+    state = work / "state.pt"
+
+    def kill_when(victim, is_time):
+        deadline = time.monotonic() + 60
+        while not is_time() and victim.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        victim.send_signal(signal.SIGKILL)
+        assert victim.wait() == -signal.SIGKILL
+        return torch.load(state, weights_only=True)["n_steps"]  # whole, whenever it was
+
     assert start(tmp_path / "straight").wait() == 0
-    victim = start(tmp_path / "killed")
-    state = tmp_path / "killed" / "train" / "state.pt"
-    deadline = time.monotonic() + 60
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
-    steps = torch.load(state, weights_only=True)["n_steps"]
-    assert 0 < steps < 24
+    steps = [kill_when(start(tmp_path / "killed"), state.exists)]
+    steps += [kill_when(start(tmp_path / "killed", "--resume"), (work / "state.part").exists)]
+    victim = start(tmp_path / "killed", "--resume")
+    steps += [kill_when(victim, lambda: ",masked," in (work / "log.csv").read_text())]
+    assert 0 < steps[0] <= steps[1] < steps[2] < 24
     again = start(tmp_path / "killed", "--resume")
-    assert b"resumed at step" in again.communicate()[0]
+    said = again.communicate()[0]
+    assert f"resumed at step {steps[2]}," in said.decode()
+    assert b"note:" not in said
     assert again.returncode == 0
-    one, two = load(tmp_path / "straight").state_dict(), load(tmp_path / "killed").state_dict()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    for name in ("model-00001-of-00001.safetensors", "config.json"):
+        assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+    logs = [list(csv.DictReader((tmp_path / out / "train" / "log.csv").open())) for out in ("straight", "killed")]
+    assert [row | {"seconds": ""} for row in logs[0]] == [row | {"seconds": ""} for row in logs[1]]
 
 
-def test_stopped_early_there_are_no_predictors(source_dir, shards_dir, tmp_path, monkeypatch):
+def test_resuming_with_other_settings_is_said(source_dir, shards_dir, tmp_path, call, capsys):
     out = tmp_path / "out"
-    assert call(monkeypatch, arguments(source_dir, shards_dir, out, "--stop-after", "0")) == 0
+    assert call(command, arguments(source_dir, shards_dir, out, "--stop-after", "0")) == 0
+    assert call(command, arguments(source_dir, shards_dir, out, "--resume", "--anneal", "0.6", "--batch", "3")) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+    assert notes == [
+        "note: anneal was 0.3 before, is 0.6 from here on",
+        "note: batch was 2 before, is 3 from here on",
+    ]
+
+
+def test_stopped_early_there_are_no_predictors(source_dir, shards_dir, tmp_path, call):
+    out = tmp_path / "out"
+    assert call(command, arguments(source_dir, shards_dir, out, "--stop-after", "0")) == 0
     assert not [name for name in load(out).state_dict() if "predictor" in name]
     assert not (out / "train" / "report.json").exists()
-    assert call(monkeypatch, arguments(source_dir, shards_dir, out, "--resume")) == 0
+    assert call(command, arguments(source_dir, shards_dir, out, "--resume")) == 0
     assert (out / "train" / "report.json").exists()
 
 
-def test_shards_of_another_vocabulary_are_refused(source_dir, tmp_path, monkeypatch, capsys):
+def test_shards_of_another_vocabulary_are_refused(source_dir, tmp_path, call, capsys):
     writer = ShardWriter(tmp_path / "other", "other", 1000, 0)
     writer.add("a", np.arange(500) % 900)
     writer.close()
-    assert call(monkeypatch, arguments(source_dir, tmp_path / "other", tmp_path / "out")) == 4
+    assert call(command, arguments(source_dir, tmp_path / "other", tmp_path / "out")) == 4
     assert "n_vocab is 1000, the model has 384" in capsys.readouterr().err
 
 
-def test_a_diverged_run_keeps_its_batch(source_dir, shards_dir, tmp_path, monkeypatch, capsys):
+def test_shards_of_another_tokenizer_are_refused(source_dir, source, shards_dir, tmp_path, monkeypatch, call, capsys):
+    """The same number of ids, other tokens: nothing else would notice."""
+    with_tokens = dataclasses.replace(source, tokenizer=types.SimpleNamespace(sha256="f00"))
+    monkeypatch.setattr("turbosparse.train.source.open_source", lambda _: with_tokens)
+    assert call(command, arguments(source_dir, shards_dir, tmp_path / "out")) == 4
+    assert "tokenizer is words..., the model's vocabulary is f00" in capsys.readouterr().err
+
+
+def test_a_diverged_run_keeps_its_batch(source_dir, shards_dir, tmp_path, monkeypatch, call, capsys):
     step = Distiller.step
 
     def poisoned(self):
@@ -522,13 +529,13 @@ def test_a_diverged_run_keeps_its_batch(source_dir, shards_dir, tmp_path, monkey
 
     monkeypatch.setattr(Distiller, "step", poisoned)
     out = tmp_path / "out"
-    assert call(monkeypatch, arguments(source_dir, shards_dir, out, "--save-every", "0")) == 8
+    assert call(command, arguments(source_dir, shards_dir, out, "--save-every", "0")) == 8
     assert "step 3 (stage teacher)" in capsys.readouterr().err
     assert np.load(out / "train" / "bad-batch.npy").shape == (2, 17)
     assert torch.load(out / "train" / "state.pt", weights_only=True)["n_steps"] == 2
 
 
-def test_a_terminated_run_saves_its_state(source_dir, shards_dir, tmp_path, monkeypatch):
+def test_a_terminated_run_saves_its_state(source_dir, shards_dir, tmp_path, monkeypatch, call):
     step = Distiller.step
 
     def interrupted(self):
@@ -537,7 +544,7 @@ def test_a_terminated_run_saves_its_state(source_dir, shards_dir, tmp_path, monk
         return step(self)
 
     monkeypatch.setattr(Distiller, "step", interrupted)
-    assert call(monkeypatch, arguments(source_dir, shards_dir, tmp_path / "out")) == 130
+    assert call(command, arguments(source_dir, shards_dir, tmp_path / "out")) == 130
     assert torch.load(tmp_path / "out" / "train" / "state.pt", weights_only=True)["n_steps"] == 6
 
 

@@ -35,14 +35,6 @@ SHAPE = {"n_layer": 4, "n_vocab": 384}
 ALONE = (0.0, 0.0, 1.0, 0.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 @pytest.fixture(scope="module")
 def source_dir(tmp_path_factory):
     return tiny.write_reglu(tmp_path_factory.mktemp("teacher"), hidden_act="silu", **SHAPE)
@@ -169,16 +161,19 @@ def test_a_live_and_a_cached_guide_give_the_same_loss(source, shards_dir, cache_
 # --- the control ------------------------------------------------------------------
 
 
-def call(monkeypatch, source, shards_dir, out, *more):
-    sizes = ("--steps", "8", "--batch", "4", "--threads", "1", "--log-every", "1", "--out-dtype", "f32")
-    monkeypatch.setattr(sys, "argv", ["drelu", str(source), "-o", str(out), "--data", str(shards_dir), *sizes, *more])
-    return command.main()
+@pytest.fixture
+def drelu(call):
+    def run(source, shards_dir, out, *more):
+        sizes = ("--steps", "8", "--batch", "4", "--threads", "1", "--log-every", "1", "--out-dtype", "f32")
+        return call(command, [source, "-o", out, "--data", shards_dir, *sizes, *more])
+
+    return run
 
 
-def test_a_control_heals_and_is_a_source_again(source_dir, source, shards_dir, cache_dir, tmp_path, monkeypatch):
+def test_a_control_heals_and_is_a_source_again(source_dir, source, shards_dir, cache_dir, tmp_path, drelu):
     healed = tmp_path / "healed"
     options = ("--keep-layers", "0,2,3", "--teacher-cache", str(cache_dir), "--lr", "10", "--heldout-windows", "2")
-    assert call(monkeypatch, source_dir, shards_dir, healed, "--activation", "swiglu", *options) == 0
+    assert drelu(source_dir, shards_dir, healed, "--activation", "swiglu", *options) == 0
     raw = json.loads((healed / "config.json").read_text())
     assert (raw["model_type"], raw["hidden_act"], raw["source_layers"]) == ("llama", "silu", [0, 2, 3])
     again = open_source(healed)
@@ -193,26 +188,26 @@ def test_a_control_heals_and_is_a_source_again(source_dir, source, shards_dir, c
     assert kl(again.model()) < kl(source.with_layers([0, 2, 3]).model())
     student = tmp_path / "student"
     more = ("--teacher-cache", str(cache_dir), "--rank", "32", "--shares", "0.25,0.25,0.25,0.25")
-    assert call(monkeypatch, healed, shards_dir, student, *more) == 0
+    assert drelu(healed, shards_dir, student, *more) == 0
     assert load(student).config.extra["source_layers"] == [0, 2, 3]
 
 
-def test_a_teacher_of_another_width_is_refused(source_dir, shards_dir, tmp_path, monkeypatch, capsys):
+def test_a_teacher_of_another_width_is_refused(source_dir, shards_dir, tmp_path, drelu, capsys):
     other = tiny.write_reglu(tmp_path / "other", hidden_act="silu", n_embd=32, n_head=2, n_head_kv=1)
-    assert call(monkeypatch, source_dir, shards_dir, tmp_path / "o", "--teacher", str(other)) == 3
+    assert drelu(source_dir, shards_dir, tmp_path / "o", "--teacher", str(other)) == 3
     assert "hidden_size is 32" in capsys.readouterr().err
 
 
-def test_another_teacher_leads_the_whole_stage(source_dir, source, shards_dir, tmp_path, monkeypatch):
+def test_another_teacher_leads_the_whole_stage(source_dir, source, shards_dir, tmp_path, drelu):
     more = ("--teacher", str(source_dir), "--keep-layers", "0,3", "--activation", "swiglu", "--seq", "16")
-    assert call(monkeypatch, source_dir, shards_dir, tmp_path / "o", *more, "--heldout-windows", "0") == 0
+    assert drelu(source_dir, shards_dir, tmp_path / "o", *more, "--heldout-windows", "0") == 0
     first = (tmp_path / "o" / "train" / "log.csv").read_text().splitlines()[1].split(",")
     assert float(first[4]) > 0  # it is not its own teacher: KL > 0 before the first step
 
 
-def test_a_window_of_another_length_is_refused(source_dir, shards_dir, cache_dir, tmp_path, monkeypatch, capsys):
+def test_a_window_of_another_length_is_refused(source_dir, shards_dir, cache_dir, tmp_path, drelu, capsys):
     more = ("--teacher-cache", str(cache_dir), "--seq", "8")
-    assert call(monkeypatch, source_dir, shards_dir, tmp_path / "o", *more) == 2
+    assert drelu(source_dir, shards_dir, tmp_path / "o", *more) == 2
     assert "--seq 16" in capsys.readouterr().err
 
 
@@ -386,3 +381,13 @@ def test_a_full_disk_is_said(source_dir, shards_dir, tmp_path, command):
     assert "error: " in done.stderr
     assert "run" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_real_lack_of_memory_is_said(source_dir, shards_dir, tmp_path):
+    """Embeddings of 8 GB in an address space of 6."""
+    argv = ["drelu", str(source_dir), "-o", str(tmp_path / "out"), "--data", str(shards_dir), "--steps", "1"]
+    argv += ["--seq", "3900", "--batch", "8000", "--threads", "1"]
+    code = LIMITED.replace("RLIMIT_FSIZE, (20000, 20000)", "RLIMIT_AS, (6 << 30, 6 << 30)") + STATE.format(argv=argv)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    assert "8000 x 3900 tokens: lower --batch" in done.stderr

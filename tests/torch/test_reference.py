@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from turbosparse.torch import load
 from turbosparse.train import heldout, reference
 from turbosparse.train.drelu_report import loss, windows
@@ -20,14 +19,6 @@ from turbosparse.train.surgery import TEACHER
 from tests import tiny
 
 pytestmark = pytest.mark.torch
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import csv
+import math
+import re
 
 import numpy as np
 import pytest
@@ -10,32 +12,16 @@ import torch
 from turbosparse.torch.layers import drelu, swiglu
 from turbosparse.train import swap_study
 from turbosparse.train.shards import ShardWriter
-from turbosparse.train.source import open_source
 from turbosparse.train.surgery import TEACHER, token_error
 from turbosparse.train.swap_study import SHAPES, Plan, collect, train
 from turbosparse.train.walk import walk
 
-from tests import tiny
-
 pytestmark = pytest.mark.torch
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 @pytest.fixture(scope="module")
-def source_dir(tmp_path_factory):
-    return tiny.write_reglu(tmp_path_factory.mktemp("silu"), hidden_act="silu")
-
-
-@pytest.fixture(scope="module")
-def model(source_dir):
-    return open_source(source_dir).model().eval().requires_grad_(False)
+def model(source):
+    return source.model().eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +62,76 @@ def test_training_lowers_the_error_and_steers_the_zeros(model, rows):
     assert train(mlp, data, Plan(0.5, "blend", 5e-3, 60, 64, 0.8, 1)) == (error, zero)
 
 
-def test_the_command_prints_one_row_per_way(source_dir, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def study(source_dir, tmp_path, call, capsys):
+    """Calls the command; its lines, the first about the signs, the rest a table."""
+    rng = np.random.default_rng(0)
+    writer = ShardWriter(tmp_path / "shards", "words", 384, 0)
+    writer.add("words", rng.integers(3, 360, 6000), rng.integers(3, 360, 600))
+    writer.close()
+
+    def run(*more):
+        sizes = ["--lr", "1e-3", "--windows", "4", "--batch", "8", "--seeds", "2"]
+        assert (
+            call(swap_study, [source_dir, "--data", tmp_path / "shards", "-o", tmp_path / "runs.csv", *sizes, *more])
+            == 0
+        )
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def numbers(line):
+    return [float(found) for found in re.findall(r"FFN error ([\d.]+), KL ([\d.]+)", line) for found in found]
+
+
+def test_the_command_compares_each_way_with_at_once(study, tmp_path):
+    lines = study("--layers", "0,1", "--anneal", "0.5", "--steps", "2")
+    error, kl, error_after, kl_after = numbers(lines[0])
+    assert error_after < error
+    assert kl_after < kl
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:]]
+    assert [row[2:4] for row in cells] == [["0", "-"], ["0.5", "blend"], ["0.5", "leak"]]
+    runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    assert len(runs) == 3 * 2 * 2  # ways, layers, seeds
+    errors = {
+        shape: np.array([float(r["error"]) for r in runs if r["shape"] == shape]).reshape(2, 2)
+        for shape in ("-", "blend")
+    }
+    change = errors["blend"] / errors["-"] - 1
+    assert cells[1][4:7] == [
+        f"{errors['blend'].mean():.4f}",
+        f"{errors['blend'].mean(1).std(ddof=1):.4f}",
+        f"{100 * change.mean():+.1f} %, lower in {(change < 0).sum()} of 4",
+    ]
+    assert cells[0][6] == ""
+
+
+def test_runs_that_are_there_are_not_run_again(study, tmp_path, monkeypatch):
+    before = study("--layers", "0", "--anneal", "0.5", "--steps", "2")
+    kept = (tmp_path / "runs.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "runs.csv").write_text("".join(kept[:-1]))
+    done, train_really = [], swap_study.train
+    monkeypatch.setattr(swap_study, "train", lambda *args: done.append(args) or train_really(*args))
+    assert study("--layers", "0", "--anneal", "0.5", "--steps", "2") == before
+    assert len(done) == 1
+
+
+def test_whole_models_are_compared_too(study, tmp_path):
+    lines = study("--whole", "4", "--anneal", "0.5")
+    runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    assert [(r["subject"], r["anneal"], r["seed"]) for r in runs] == [
+        ("whole", "0.0", "0"), ("whole", "0.5", "0"), ("whole", "0.0", "1"), ("whole", "0.5", "1")
+    ]  # fmt: skip
+    assert all(math.log(384) - 0.2 < float(r["error"]) < 20 for r in runs)  # random tokens
+    assert len({r["error"] for r in runs}) == 4
+    assert len(lines) == 5
+
+
+def test_shards_without_held_out_text_are_refused(source_dir, tmp_path, call, capsys):
     writer = ShardWriter(tmp_path / "shards", "words", 384, 0)
     writer.add("words", np.random.default_rng(0).integers(3, 360, 6000))
     writer.close()
-    sizes = ["--layers", "0", "--anneal", "0,0.5", "--lr", "1e-3", "--steps", "2", "--windows", "4", "--batch", "8"]
-    monkeypatch.setattr(sys, "argv", ["study", str(source_dir), "--data", str(tmp_path / "shards"), *sizes])
-    swap_study.main()
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[2:4] for row in rows] == [["0", "-"], ["0.5", "blend"], ["0.5", "leak"]]
+    words = [source_dir, "--data", tmp_path / "shards", "-o", tmp_path / "r.csv", "--whole", "1", "--windows", "2"]
+    assert call(swap_study, words) == 2
+    assert "no held-out text" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Dequantising a GGUF file for llama.cpp changes no weight; the comparison itself needs torch (test_teacher_logits)."""
+"""Dequantising a GGUF file for llama.cpp changes no weight; tests/torch/test_engine_checks.py compares the models."""
 
 from __future__ import annotations
 

@@ -20,22 +20,22 @@ struct unit_group {
 
 // What the nibbles of a chunk's blocks are multiplied with.
 struct unit_factors {
-    float   h_d[N_UNIT][CHUNK]; // exact: h times d
-    int8_t  q[QUADS][CHUNK][4]; // rounded, four units to a dword
+    int8_t  q[QUADS][CHUNK][4]; // h times d, rounded, four units to a dword
     int32_t offset[CHUNK];      // -8 * sum of q: a nibble means nibble - 8
     float   scale[CHUNK];
 };
 
 // The steps that have SIMD forms below.
-void products(const uint8_t * row, int n_block, float h, float * h_d);
+void make_factors(const unit_group & g, int64_t at, int n_block, unit_factors & f);
 void add_block(const unit_group & g, int64_t at, const unit_factors & f, int b, float * y);
 
-void round_factors(int n_block, unit_factors & f) {
-    float inverse[CHUNK];
+void make_factors_portable(const unit_group & g, int64_t at, int n_block, unit_factors & f) {
+    float h_d[N_UNIT][CHUNK], inverse[CHUNK];
     for (int b = 0; b < n_block; ++b) {
         float peak = 0;
         for (int k = 0; k < N_UNIT; ++k) {
-            const float a = f.h_d[k][b] < 0 ? -f.h_d[k][b] : f.h_d[k][b];
+            h_d[k][b]     = g.h[k] * load_half(g.row[k] + at + b * BYTES);
+            const float a = h_d[k][b] < 0 ? -h_d[k][b] : h_d[k][b];
             peak          = a > peak ? a : peak;
         }
         f.scale[b]  = peak / 127.0f;
@@ -44,26 +44,28 @@ void round_factors(int n_block, unit_factors & f) {
     }
     for (int k = 0; k < N_UNIT; ++k) {
         for (int b = 0; b < n_block; ++b) {
-            const int32_t q      = static_cast<int32_t>(__builtin_rintf(f.h_d[k][b] * inverse[b]));
+            const int32_t q      = static_cast<int32_t>(__builtin_rintf(h_d[k][b] * inverse[b]));
             f.q[k / 4][b][k % 4] = static_cast<int8_t>(q);
             f.offset[b] -= 8 * q;
         }
     }
 }
 
-void add_chunk(const unit_group & g, int64_t at, int n_block, float * y) {
-    unit_factors f;
-    for (int k = 0; k < N_UNIT; ++k) {
-        products(g.row[k] + at, n_block, g.h[k], f.h_d[k]);
+// Rows are read AHEAD bytes before they are wanted, of the next group where those of this one end.
+void prefetch(const unit_group & g, int k, int64_t at, int64_t n_bytes) {
+    constexpr int64_t AHEAD = 2 * CHUNK * BYTES;
+    const uint8_t *   p     = at + AHEAD < n_bytes ? g.row[k] + at + AHEAD : g.ahead[k] + (at + AHEAD - n_bytes);
+    for (int64_t line = 0; line < CHUNK * BYTES; line += 64) {
+        __builtin_prefetch(p + line, 0, 2);
     }
-    round_factors(n_block, f);
+}
+
+void add_chunk(const unit_group & g, int64_t at, int n_block, int64_t n_bytes, float * y) {
+    unit_factors f;
+    make_factors(g, at, n_block, f);
     for (int b = 0; b < n_block; ++b) {
         add_block(g, at + b * BYTES, f, b, y + b * 32);
-        __builtin_prefetch(g.ahead[b] + at, 0, 2);
-        __builtin_prefetch(g.ahead[b] + at + 64, 0, 2);
-        __builtin_prefetch(g.ahead[b] + at + 128, 0, 2);
-        __builtin_prefetch(g.ahead[b] + at + 192, 0, 2);
-        __builtin_prefetch(g.ahead[b] + at + 256, 0, 2);
+        prefetch(g, b, at, n_bytes);
     }
 }
 
@@ -71,11 +73,7 @@ void add_chunk(const unit_group & g, int64_t at, int n_block, float * y) {
 
 #if !defined(__AVX2__)
 
-void products(const uint8_t * row, int n_block, float h, float * h_d) {
-    for (int b = 0; b < n_block; ++b) {
-        h_d[b] = h * load_half(row + b * BYTES);
-    }
-}
+void make_factors(const unit_group & g, int64_t at, int n_block, unit_factors & f) { make_factors_portable(g, at, n_block, f); }
 
 void add_block(const unit_group & g, int64_t at, const unit_factors & f, int b, float * y) {
     for (int j = 0; j < 32; ++j) {
@@ -90,11 +88,7 @@ void add_block(const unit_group & g, int64_t at, const unit_factors & f, int b, 
 
 #elif !defined(__AVX512VNNI__)
 
-void products(const uint8_t * row, int n_block, float h, float * h_d) {
-    for (int b = 0; b < n_block; ++b) {
-        h_d[b] = h * load_half(row + b * BYTES);
-    }
-}
+void make_factors(const unit_group & g, int64_t at, int n_block, unit_factors & f) { make_factors_portable(g, at, n_block, f); }
 
 // acc[k] += columns 4k .. 4k + 3 of one quad, two units to an int16.
 inline void add_quad(__m128i r0, __m128i r1, __m128i r2, __m128i r3, __m256i q, __m256i * acc) {
@@ -130,13 +124,38 @@ void add_block(const unit_group & g, int64_t at, const unit_factors & f, int b, 
 
 #else
 
-void products(const uint8_t * row, int n_block, float h, float * h_d) {
-    const __m512i block = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i at    = _mm512_mullo_epi32(block, _mm512_set1_epi32(BYTES));
-    const auto    some  = static_cast<__mmask16>((1u << n_block) - 1);
-    const __m512i bits  = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), some, at, row, 1);
-    const __m512  d     = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(bits));
-    _mm512_storeu_ps(h_d, _mm512_mul_ps(_mm512_set1_ps(h), d));
+// Bytes of four vectors, dword for dword.
+inline __m512i pack_quad(const __m512i * q) {
+    const __m512i words = _mm512_packs_epi32(q[0], q[1]), more = _mm512_packs_epi32(q[2], q[3]);
+    const __m512i byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    return _mm512_shuffle_epi8(_mm512_packs_epi16(words, more), byte);
+}
+
+// A lane is a block.
+void make_factors(const unit_group & g, int64_t at, int n_block, unit_factors & f) {
+    if (n_block < CHUNK) {
+        return make_factors_portable(g, at, n_block, f);
+    }
+    __m512 h_d[N_UNIT], peak = _mm512_setzero_ps();
+    for (int k = 0; k < N_UNIT; ++k) {
+        h_d[k] = _mm512_mul_ps(_mm512_set1_ps(g.h[k]), vf_load_halfs<BYTES>(g.row[k] + at));
+        peak   = _mm512_max_ps(peak, _mm512_abs_ps(h_d[k]));
+    }
+    const __m512    most    = _mm512_set1_ps(127);
+    const __mmask16 some    = _mm512_cmp_ps_mask(peak, _mm512_setzero_ps(), _CMP_GT_OQ);
+    const __m512    inverse = _mm512_maskz_div_ps(some, most, peak);
+    __m512i         offset  = _mm512_setzero_si512();
+    for (int k = 0; k < N_UNIT; k += 4) {
+        __m512i q[4];
+        for (int i = 0; i < 4; ++i) {
+            q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(h_d[k + i], inverse));
+        }
+        const __m512i bytes = pack_quad(q);
+        offset              = _mm512_dpbusd_epi32(offset, _mm512_set1_epi8(8), bytes);
+        _mm512_storeu_si512(f.q[k / 4], bytes);
+    }
+    _mm512_storeu_si512(f.offset, _mm512_sub_epi32(_mm512_setzero_si512(), offset));
+    _mm512_storeu_ps(f.scale, _mm512_div_ps(peak, most));
 }
 
 // 16 dwords: column c of four rows at once.
@@ -151,20 +170,24 @@ inline __m512i load_quad(const uint8_t * const * row, int64_t at) {
     return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(dword, v), byte);
 }
 
+// The sum of whole bytes has sixteen times the high nibbles and the low ones once: no nibble is shifted.
 void add_block(const unit_group & g, int64_t at, const unit_factors & f, int b, float * y) {
-    const __m512i low  = _mm512_set1_epi8(15);
-    __m512i       s[2] = {_mm512_set1_epi32(f.offset[b]), _mm512_set1_epi32(f.offset[b])};
+    const __m512i offset = _mm512_set1_epi32(f.offset[b]);
+    __m512i       low = _mm512_setzero_si512(), both = low;
     for (int k = 0; k < QUADS; ++k) {
         int32_t q;
         memcpy(&q, f.q[k][b], sizeof(q));
         const __m512i v = load_quad(g.row + 4 * k, at + 2), factor = _mm512_set1_epi32(q);
-        s[0] = _mm512_dpbusd_epi32(s[0], _mm512_and_si512(v, low), factor);
-        s[1] = _mm512_dpbusd_epi32(s[1], _mm512_and_si512(_mm512_srli_epi16(v, 4), low), factor);
+        low  = _mm512_dpbusd_epi32(low, _mm512_and_si512(v, _mm512_set1_epi8(15)), factor);
+        both = _mm512_dpbusd_epi32(both, v, factor);
     }
-    for (int k = 0; k < 2; ++k) {
-        const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[k]), _mm512_set1_ps(f.scale[b]), _mm512_loadu_ps(y + 16 * k));
-        _mm512_storeu_ps(y + 16 * k, sum);
-    }
+    const __m512i high  = _mm512_srai_epi32(_mm512_sub_epi32(both, low), 4);
+    const __m512  scale = _mm512_set1_ps(f.scale[b]);
+    const auto    add   = [&](__m512i sum, float * to) {
+        _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum, offset)), scale, _mm512_loadu_ps(to)));
+    };
+    add(low, y);
+    add(high, y + 16);
 }
 
 #endif
@@ -189,7 +212,8 @@ void unit_sum(const unit_rows & rows, const int32_t * ids, const float * h, int 
         const unit_group g = group_at(rows, ids, h, k, n);
         for (int b = 0; b < rows.n_block; b += CHUNK) {
             const int left = rows.n_block - b;
-            add_chunk(g, static_cast<int64_t>(b) * BYTES, left < CHUNK ? left : CHUNK, y + b * 32);
+            add_chunk(g, static_cast<int64_t>(b) * BYTES, left < CHUNK ? left : CHUNK, static_cast<int64_t>(rows.n_block) * BYTES,
+                      y + b * 32);
         }
     }
 }

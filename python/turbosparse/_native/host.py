@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import HostError
+from ..hardware import cpu_flags
 
 PACKAGE = "llama-cpp-python==0.3.36"
 GGML_VERSION = "0.25.3"
@@ -75,15 +76,6 @@ def check_version(directory: Path) -> None:
     )
 
 
-def cpu_flags(cpuinfo: str) -> set[str]:
-    """The flags of the first processor in the text of /proc/cpuinfo; empty if it has none."""
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "flags":
-            return set(value.split())
-    return set()
-
-
 def missing_flags(built_for: Mapping[str, bool], flags: set[str]) -> list[str]:
     """CPU flags that a library built with the features `built_for` takes and `flags` lacks."""
     if not flags:
@@ -99,8 +91,7 @@ def features(libggml_cpu: ctypes.CDLL) -> dict[str, bool]:
 def check_cpu(libggml_cpu: ctypes.CDLL, where: Path) -> None:
     """Raise HostError when the host was built for a CPU with more instructions than this one."""
     built_for = features(libggml_cpu)
-    cpuinfo = Path("/proc/cpuinfo")
-    missing = missing_flags(built_for, cpu_flags(cpuinfo.read_text()) if cpuinfo.exists() else set())
+    missing = missing_flags(built_for, cpu_flags())
     if missing:
         raise HostError(
             f"{where} was built for a CPU with {', '.join(missing)}, which this machine lacks; it would die of an "

@@ -7,37 +7,16 @@ import platform
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ..hardware import cpu_flags, cpu_name, memory_total
+
+if TYPE_CHECKING:
+    from turbosparse.convert.ggufile import GGUFFile
 
 ISA_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-
-
-def _value(path: str, *keys: str) -> str:
-    for line in _lines(path):
-        key, _, value = line.partition(":")
-        if key.strip() in keys:
-            return value.strip()
-    return ""
-
-
-def cpu_info() -> str:
-    """Name of the CPU, as llama-bench prints it."""
-    return _value("/proc/cpuinfo", "model name", "Model", "Hardware") or platform.processor() or platform.machine()
-
-
-def memory_available() -> int:
-    """Bytes that a process may still take; 0 where the system does not say."""
-    words = _value("/proc/meminfo", "MemAvailable").split()
-    return int(words[0]) * 1024 if words else 0
 
 
 def n_cores() -> int:
@@ -47,13 +26,12 @@ def n_cores() -> int:
 
 def describe() -> dict[str, Any]:
     """Facts to store beside a number; none of them is compared."""
-    flags = set(_value("/proc/cpuinfo", "flags", "Features").split())
-    words = _value("/proc/meminfo", "MemTotal").split()
+    flags = cpu_flags()
     return {
-        "cpu": cpu_info(),
+        "cpu": cpu_name(),
         "cores": n_cores(),
         "flags": [flag for flag in ISA_FLAGS if flag in flags],
-        "memory_gb": round(int(words[0]) / 1e6, 1) if words else None,
+        "memory_gb": round(memory_total() / 1e9, 1),
         "kernel": platform.release(),
         "load": round(os.getloadavg()[0], 2),
     }
@@ -103,30 +81,40 @@ class FileInfo:
 
         with GGUFFile(path) as file:
             arch = str(file.get("general.architecture", "unknown"))
+            number = partial(_number, file, arch)
             tensors = list(file.tensors.values())
             n_params = sum(t.n_rows * t.shape[0] for t in tensors)
-            used, experts = (int(file.get(f"{arch}.expert_{key}", 0)) for key in ("used_count", "count"))
-            read = 0.0
-            for t in tensors:
-                if t.name.startswith("token_embd") and "output.weight" in file.tensors:
-                    read += t.row_bytes
-                elif "_exps." in t.name and experts:
-                    read += t.n_bytes * used / experts
-                elif ".ffn_pred_" not in t.name and not t.name.endswith((".ffn_neuron_freq", ".ffn_neuron_perm")):
-                    read += t.n_bytes
-            width = int(file.get(f"{arch}.embedding_length", 0)) // max(
-                int(file.get(f"{arch}.attention.head_count", 1)), 1
-            )
-            heads = int(file.get(f"{arch}.attention.head_count_kv", file.get(f"{arch}.attention.head_count", 0)))
+            used, experts = number("expert_used_count"), number("expert_count")
+            head = "output.weight" in file.tensors
+            n_head = max(number("attention.head_count"), 1)
+            n_head_kv = number("attention.head_count_kv") or n_head
             return cls(
                 path=path,
                 model_type=f"{arch} {_size(n_params)} {_dominant(tensors)}",
                 n_bytes=sum(t.n_bytes for t in tensors),
                 n_params=n_params,
-                bytes_token=round(read),
-                kv_values=2 * int(file.get(f"{arch}.block_count", 0)) * heads * width,
-                n_ctx_train=int(file.get(f"{arch}.context_length", 0)),
+                bytes_token=round(sum(_read_per_token(t, used / experts if experts else 1.0, head) for t in tensors)),
+                kv_values=2 * number("block_count") * n_head_kv * (number("embedding_length") // n_head),
+                n_ctx_train=number("context_length"),
             )
+
+
+def _number(file: GGUFFile, arch: str, key: str) -> int:
+    return int(file.get(f"{arch}.{key}", 0))
+
+
+def _read_per_token(t: Any, share: float, head: bool) -> float:
+    """Bytes of a tensor that a dense graph reads for one token.
+
+    Args:
+        share: of the experts that a token uses.
+        head: the output matrix is a tensor of its own; else the embedding serves as such.
+    """
+    if t.name.startswith("token_embd") and head:
+        return float(t.row_bytes)
+    if ".ffn_pred_" in t.name or t.name.endswith((".ffn_neuron_freq", ".ffn_neuron_perm")):
+        return 0.0
+    return float(t.n_bytes * share if "_exps." in t.name else t.n_bytes)
 
 
 def _size(n_params: int) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import BackendError
+from ..hardware import memory_available
 from .baseline import Baseline
-from .machine import FileInfo, memory_available
+from .machine import FileInfo
 from .plan import Settings, Test, Work
 
 PLAIN = "CPU"

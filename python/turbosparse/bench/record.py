@@ -5,15 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
+from ..choices import FLASH_ATTN
+from ..hardware import cpu_name
+from ..model import KV_BYTES
 from .engine import Counters
-from .machine import FileInfo, commit, cpu_info
+from .machine import FileInfo, commit
 from .plan import Settings, Test
 from .ratio import Ratio
 
-KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # per value
-HOST = "llama-cpp-python 0.3.36"
+HOST = "llama-cpp-python"
 
 # llama-bench's own order. What has no meaning here has llama-bench's default.
 LLAMA_BENCH: dict[str, Any] = {
@@ -89,8 +92,8 @@ class Record:
     def _llama_bench(self) -> dict[str, Any]:
         s, samples = self.settings, self.run.repetitions_ns
         return LLAMA_BENCH | {
-            "build_commit": HOST if self.is_baseline else commit(),
-            "cpu_info": cpu_info(),
+            "build_commit": f"{HOST} {version(HOST)}" if self.is_baseline else commit(),
+            "cpu_info": cpu_name(),
             "backends": "CPU" if self.is_baseline else "SPARSE,CPU",
             "model_filename": str(self.file.path),
             "model_type": self.file.model_type,
@@ -101,7 +104,7 @@ class Record:
             "n_threads": s.n_threads,
             "type_k": s.type_k,
             "type_v": s.type_v,
-            "flash_attn": {"auto": -1, "off": 0, "on": 1}[s.flash_attn],
+            "flash_attn": FLASH_ATTN[s.flash_attn],
             "repack": self.run.buffer_type not in ("", "CPU"),
             "load_mode": "resident" if self.run.resident else "mmap" if self.run.buffer_type in ("", "CPU") else "copy",
             "n_prompt": self.test.n_prompt,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..sampling import SamplingParams
-from ..server.engine import Engine, Request
+from ..server.engine import MAX_SHIFT, Engine, Request
 from .records import Conversation, Message
 from .store import Store
 
@@ -34,9 +34,19 @@ def request_for(
         prompt=tuple(tokens),
         params=sampling(settings, engine.card.defaults).with_seed(),
         mode=mode if mode in engine.card.modes else None,
+        threshold_shift=_shift(settings),
         n_probs=N_PROBS,
         progress=True,
     )
+
+
+def _shift(settings: Mapping[str, Any]) -> float:
+    value = settings.get("threshold_shift") or 0.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SHIFT:
+        expected = f"a number from {-MAX_SHIFT} to {MAX_SHIFT}"
+        text = f"threshold_shift must be {expected}, not {value!r}"
+        raise ArgumentError(text, where="threshold_shift", expected=expected, found=str(value))
+    return float(value)
 
 
 def messages_of(conversation: Conversation, history: Sequence[Message]) -> list[dict[str, Any]]:

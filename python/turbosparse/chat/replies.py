@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 FLUSH = 0.25  # seconds between two writes to the store
 TITLE = 60  # characters of a title made of the first message
+RECALL_TOKENS = 256  # of a conversation, at most, and every which of them is looked at in full
+RECALL_EVERY = 4
 
 RECORDED = (
     *("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty"),
@@ -106,27 +108,27 @@ class Replies:
 
         self._run(-message, Live(self._engine.submit(request)), request, save)
 
-    async def recall(self, conversation: int) -> dict[str, Any]:
-        """How many active neurons `predicted` finds of those that `exact` finds, over the shown branch.
+    async def recall(self, conversation: int, shifts: Sequence[float]) -> dict[str, Any]:
+        """Which share of the active neurons the predictor lets pass, for each shift of its threshold.
 
-        Both read the same tokens afresh. A count, not an intersection: from the second layer on, the
-        inputs of the two differ a little. {recall, active_exact, active_predicted, tokens}.
+        Reads the beginning of the shown branch once per shift, in mode predicted; every RECALL_EVERY-th
+        token's FFN is also computed in full. {tokens, found: [LayerDiagnosis.as_dict() and threshold_shift]}.
         """
         chosen = await _thread(self._store.conversation, conversation)
         history = await _thread(self._store.path, conversation)
         request = request_for(self._store, self._engine, chosen, history)
-        exact, tokens = await self._active(request, "exact")
-        predicted, _ = await self._active(request, "predicted")
-        recall = min(predicted / exact, 1.0) if exact else 1.0
-        return {"recall": recall, "active_exact": exact, "active_predicted": predicted, "tokens": tokens}
+        prompt = request.prompt[:RECALL_TOKENS]
+        once = replace(request, prompt=prompt, params=replace(request.params, max_tokens=0), cache_prompt=False)
+        found = [await self._diagnosed(replace(once, mode="predicted", threshold_shift=shift)) for shift in shifts]
+        return {"tokens": len(prompt), "found": found}
 
-    async def _active(self, request: Request, mode: str) -> tuple[float, int]:
-        once = replace(request.params, max_tokens=1)
-        job = self._engine.submit(replace(request, mode=mode, params=once, cache_prompt=False, n_probs=None))
-        async for event in job:
-            if isinstance(event, Done) and event.prompt_sparsity is not None:
-                return event.prompt_sparsity.active_frac, event.prompt_sparsity.tokens
-        raise UnsupportedModelError("this model has no counters of active neurons", where="mode", found=mode)
+    async def _diagnosed(self, request: Request) -> dict[str, Any]:
+        job = self._engine.submit(replace(request, n_probs=None, diagnose_every=RECALL_EVERY))
+        async with _cancelling(job):
+            async for event in job:
+                if isinstance(event, Done) and event.diagnosis is not None:
+                    return {"threshold_shift": request.threshold_shift, **event.diagnosis.as_dict()}
+        raise UnsupportedModelError("this model has no predictor to look at", where="mode", found="predicted")
 
     async def _begin(self, asked: Message, live: Live, request: Request) -> Message:
         store, parent = self._store, asked.id
@@ -185,6 +187,7 @@ class Replies:
             "model": card.name if card else "",
             "n_ctx": card.n_ctx if card else 0,
             "mode": done.mode if done else request.mode,
+            "threshold_shift": request.threshold_shift,
             "seed": request.params.seed,
             "params": _changed(request),
             "n_prompt": len(request.prompt),
@@ -235,8 +238,6 @@ async def _cancelling(job: Job) -> AsyncIterator[None]:
         yield
     except BaseException:
         job.cancel()
-        async for _ in job:  # its end, so that the engine may forget it
-            pass
         raise
 
 

@@ -12,8 +12,20 @@ from .store import Store
 
 SHOWN = (
     *("id", "name", "path", "sparse", "note", "architecture", "activation", "default_mode", "has_predictor"),
-    *("n_ctx", "n_ctx_train", "n_threads", "n_layer", "n_ff", "n_expert", "bytes_file", "bytes_dense_token"),
+    *(
+        "resident",
+        "n_ctx",
+        "n_ctx_train",
+        "n_threads",
+        "n_layer",
+        "n_ff",
+        "n_expert",
+        "bytes_file",
+        "bytes_dense_token",
+    ),
 )
+
+SAMPLING = (*("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty"),)
 
 
 class Service:
@@ -46,5 +58,5 @@ class Service:
 def card_of(card: ModelCard) -> dict[str, Any]:
     """What the page shows of a model."""
     defaults = card.defaults
-    sampling = {name: getattr(defaults, name) for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")}
+    sampling = {name: getattr(defaults, name) for name in SAMPLING}
     return {**{name: getattr(card, name) for name in SHOWN}, "modes": list(card.modes), "defaults": sampling}

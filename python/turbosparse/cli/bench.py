@@ -7,15 +7,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
+
+from ..options import FlashAttn, KvType, Mode
+from . import options
 
 if TYPE_CHECKING:
     from ..bench.output import Row
     from ..bench.plan import Settings, Test
     from ..bench.runner import Job
 
+MODES = tuple(mode for mode in get_args(Mode) if mode != "reference")  # which is slow on purpose
 Format = Literal["md", "csv", "json", "jsonl", "sql"]
 
 
@@ -29,20 +33,20 @@ def command(
     load: Annotated[bool, typer.Option("--load", help="Also time loading, to the first token.")] = False,
     modes: Annotated[
         str | None,
-        typer.Option("--mode", help="Of dense, exact, predicted. [default: exact, and predicted if the file can]"),
+        typer.Option("--mode", help=f"Of {', '.join(MODES)}. [default: exact, and predicted if the file can]"),
     ] = None,
     repetitions: Annotated[int, typer.Option("-r", "--repetitions", min=1, help="Of every test.")] = 5,
-    threads: Annotated[str | None, typer.Option("-t", "--threads", help="[default: all cores]")] = None,
+    threads: Annotated[str | None, typer.Option("-t", "--threads", help="[default: physical cores]")] = None,
     n_batch: Annotated[str, typer.Option("-b", "--batch-size", help="Tokens per call.")] = "2048",
     n_ubatch: Annotated[str, typer.Option("-ub", "--ubatch-size", help="Tokens per graph.")] = "512",
-    flash_attn: Annotated[str, typer.Option("-fa", "--flash-attn", help="Of on, off, auto.")] = "auto",
-    type_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Of f16, f32, q8_0.")] = "f16",
+    flash_attn: Annotated[
+        str, typer.Option("-fa", "--flash-attn", help=f"Of {', '.join(get_args(FlashAttn))}.")
+    ] = "auto",
+    type_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", help=f"Of {', '.join(get_args(KvType))}.")] = "f16",
     type_v: Annotated[
         str | None, typer.Option("-ctv", "--cache-type-v", help="Must be that of K. [default: that of K]")
     ] = None,
-    memory: Annotated[
-        Literal["auto", "mapped", "resident"], typer.Option("--memory", help="Where our weights lie.")
-    ] = "auto",
+    memory: options.MemoryOption = "auto",
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Time the first run as well.")] = False,
     against: Annotated[
         Literal["llama.cpp"] | None,
@@ -90,7 +94,7 @@ def command(
         plan.numbers(*given) for given in ((n_prompt, "-p"), (n_gen, "-n"), (n_depth, "-d"), (n_parallel, "-npl"))
     ]
     tests = plan.plan(counts[0], counts[1], pairs, counts[2], counts[3], load)
-    chosen = plan.words(modes, ("dense", "exact", "predicted"), "--mode") if modes else None
+    chosen = plan.words(modes, MODES, "--mode") if modes else None
     if out is not None:
         output.require_writable(out)
     rows: list[Row] = []
@@ -112,15 +116,15 @@ def command(
 def _settings(
     threads: str | None, n_batch: str, n_ubatch: str, flash_attn: str, type_k: str, type_v: str | None
 ) -> list[Settings]:
-    from ..bench.machine import n_cores
     from ..bench.plan import Settings, numbers, words
+    from ..threads import default_threads
 
-    kv = ("f16", "f32", "q8_0")
+    kv = get_args(KvType)
     found = itertools.product(
-        numbers(threads, "-t") if threads else [n_cores()],
+        numbers(threads, "-t") if threads else [default_threads()],
         numbers(n_batch, "-b"),
         numbers(n_ubatch, "-ub"),
-        words(flash_attn, ("on", "off", "auto"), "-fa"),
+        words(flash_attn, get_args(FlashAttn), "-fa"),
         words(type_k, kv, "-ctk"),
     )
     values = words(type_v, kv, "-ctv") if type_v else None

@@ -26,7 +26,7 @@ COMMANDS = {
     "quantize": "Re-quantise a GGUF file.",
     "synth": "Write a synthetic checkpoint with planted sparsity.",
     "bench": "Measure speed and sparsity, alone or against llama.cpp.",
-    "doctor": "Examine this machine and installation, and say what mends them.",
+    "doctor": "Examine this machine and installation.",
 }
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 EXIT_CODES = (

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import FileError
+from ..options import FlashAttn, KvType, Memory, Mode
 from ..summary import show_bytes as show_bytes
 
 if TYPE_CHECKING:
     from ..model import Model
-
-Mode = Literal["dense", "exact", "predicted", "reference"]
-KvType = Literal["f16", "f32", "q8_0"]
-FlashAttn = Literal["auto", "on", "off"]
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="TurboSparse GGUF file.", show_default=False)]
 ModeOption = Annotated[
@@ -34,6 +31,10 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option("-t", "--threads", min=1, help="Threads. [default: physical cores]", show_default=False),
 ]
+MemoryOption = Annotated[
+    Memory,
+    typer.Option("--memory", help="Where the weights lie: mapped, copied into large pages, or as there is room."),
+]
 IgnoreSwaOption = Annotated[
     bool, typer.Option("--ignore-swa", help="Allow a context above the model's sliding window.")
 ]
@@ -45,7 +46,14 @@ def open_model(file: Path, **given: Any) -> Model:
     from ..model import Model, silence_host
 
     silence_host()
-    return Model(file, **given)
+    model = Model(file, **given)
+    if model.n_ctx > model.info.n_ctx_train > 0:
+        print(
+            f"note: {model.n_ctx} tokens of context are more than the {model.info.n_ctx_train} that the model was "
+            "trained with; text beyond them may make no sense",
+            file=sys.stderr,
+        )
+    return model
 
 
 def read_text(path: str | Path) -> str:

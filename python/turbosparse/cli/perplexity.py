@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..options import Mode
 from . import options
 
 if TYPE_CHECKING:
@@ -30,6 +33,18 @@ def command(
     recall: Annotated[
         bool, typer.Option("--recall", help="Also compute every eighth token's FFNs in full, and say what was missed.")
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            help="Also say how far FILE is from this file: KL divergence, likeliest token.",
+            show_default=False,
+        ),
+    ] = None,
+    against_mode: Annotated[
+        Mode | None,
+        typer.Option("--against-mode", help="Mode of that file. [default: that of FILE]", show_default=False),
+    ] = None,
     kv_type: options.KvTypeOption = "f16",
     flash_attn: options.FlashAttnOption = "auto",
     threads: options.ThreadsOption = None,
@@ -44,19 +59,30 @@ def command(
     turbosparse perplexity m.gguf --text heldout.txt --mode dense
 
     turbosparse perplexity m.gguf --text heldout.txt --mode predicted
+
+    turbosparse perplexity m-q4_0.gguf --text heldout.txt --against m-f32.gguf
     """
     from ..perplexity import perplexity
 
     content = options.read_text(text)
-    with options.open_model(
-        file, mode=mode, n_ctx=n_ctx, n_threads=threads, kv_type=kv_type, flash_attn=flash_attn, ignore_swa=ignore_swa
-    ) as model:
+    opened = partial(
+        options.open_model,
+        n_ctx=n_ctx,
+        n_threads=threads,
+        kv_type=kv_type,
+        flash_attn=flash_attn,
+        ignore_swa=ignore_swa,
+    )
+    with ExitStack() as stack:
+        model = stack.enter_context(opened(file, mode=mode))
+        other = stack.enter_context(opened(against, mode=against_mode or model.mode)) if against else None
         result = perplexity(
             model,
             content,
             n_ctx=n_ctx,
             max_windows=windows,
             recall=recall,
+            against=other,
             progress=_show if sys.stderr.isatty() else None,
         )
     if as_json:
@@ -66,6 +92,12 @@ def command(
         f"perplexity {result.ppl:.4f} +- {result.error:.4f} (mode {result.mode}, {result.tokens} tokens scored "
         f"in {result.windows} windows of {result.n_ctx})"
     )
+    if result.divergence:
+        found = result.divergence
+        print(
+            f"KL divergence {found.kl:.6f} +- {found.error:.6f} from {found.file} (mode {found.mode}); "
+            f"the likeliest token is the same at {100 * found.same_top:.2f} % of the positions"
+        )
     if result.diagnosis:
         _print_recall(result.diagnosis)
     if result.sparsity:

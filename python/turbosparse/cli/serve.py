@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -62,10 +62,7 @@ def command(
     kv_type: options.KvTypeOption = "f16",
     flash_attn: options.FlashAttnOption = "auto",
     ignore_swa: options.IgnoreSwaOption = False,
-    memory: Annotated[
-        Literal["auto", "mapped", "resident"],
-        typer.Option("--memory", help="Where the weights lie: mapped, copied into large pages, or as there is room."),
-    ] = "auto",
+    memory: options.MemoryOption = "auto",
 ) -> None:
     """Serve a model over HTTP, to OpenAI's clients and to those of llama-server.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .. import hardware
 from ..bundled import cache_directory
 from ..summary import show_bytes
 from ..threads import default_threads
@@ -52,14 +52,14 @@ def tools() -> Iterator[Check]:
 
 def cpu() -> Iterator[Check]:
     """What it is, and which instructions really run."""
-    info = _cpuinfo()
     cores, threads = default_threads(), os.cpu_count() or 1
-    name = info.get("model name", platform.processor() or platform.machine())
-    yield Check("cpu", "cpu", "ok", f"{name}; {cores} physical cores for us, {threads} hardware threads")
+    yield Check(
+        "cpu", "cpu", "ok", f"{hardware.cpu_name(PROC)}; {cores} physical cores for us, {threads} hardware threads"
+    )
     if platform.machine() != "x86_64":
         yield Check("cpu", "instructions", "note", f"{platform.machine()}: portable kernels, no vector variants yet")
         return
-    flags = set(info.get("flags", "").split())
+    flags = hardware.cpu_flags(PROC)
     for instruction in instructions.CODE:
         yield instruction_check(instruction, FLAGS.get(instruction, instruction) in flags)
 
@@ -80,20 +80,10 @@ def instruction_check(name: str, advertised: bool) -> Check:
     return Check("cpu", name, "note", f"advertised: {'yes' if advertised else 'no'}; cannot be tried here")
 
 
-def _cpuinfo() -> dict[str, str]:
-    """Of the first processor."""
-    try:
-        lines = (PROC / "cpuinfo").read_text(errors="replace").split("\n\n")[0].splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in lines)
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def memory() -> Iterator[Check]:
     """How much; its bandwidth is measured with the engine."""
-    total, available = (_meminfo(key) for key in ("MemTotal", "MemAvailable"))
-    if total is None or available is None:
+    total, available = hardware.memory_total(PROC), hardware.memory_available(PROC)
+    if not total:
         yield Check("memory", "size", "note", "the kernel does not say")
         return
     little = total < 8e9
@@ -101,15 +91,6 @@ def memory() -> Iterator[Check]:
         "memory", "size", "warn" if little else "ok", f"{show_bytes(total)}, of which {show_bytes(available)} is free",
         "a 7B model in Q4_0 needs about 5 GB" if little else "",
     )  # fmt: skip
-
-
-def _meminfo(key: str) -> float | None:
-    try:
-        text = (PROC / "meminfo").read_text()
-    except OSError:
-        return None
-    found = re.search(rf"^{key}:\s+(\d+) kB", text, re.M)
-    return 1024 * int(found[1]) if found else None
 
 
 def graphics() -> Iterator[Check]:

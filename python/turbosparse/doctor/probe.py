@@ -70,7 +70,7 @@ def engine() -> None:
 
 
 def isas() -> dict[str, bool]:
-    """Instruction set -> whether its kernels give the same bits as one thread of themselves, and nearly generic's."""
+    """Instruction set -> whether its kernels give the numbers of the portable ones, up to rounding."""
     import numpy as np
 
     from turbosparse import ops

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import ArgumentError
 from ..grammar import for_response_format, from_json_schema
+from ..options import Mode
 from ..sampling import SEED_LIMIT, SamplingParams
 from . import messages as chat
 from . import tools as toolbox
-from .engine import Engine, ModelCard, Request
+from .engine import MAX_SHIFT, Engine, ModelCard, Request
 from .fields import Fields
 from .problem import invalid
 
@@ -20,6 +21,8 @@ log = logging.getLogger("turbosparse.server")
 
 MAX_STOPS = 16
 MAX_PROBS = 100
+MAX_ANSWERS = 16
+MAX_BIASES = 1024
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Ask:
     """A request and how its answer is to be written.
 
     Attributes:
+        n: answers, each with a seed of its own.
         tools: whether calls of tools are to be found in the text.
         token_sparsity, token_timings: a record in every chunk of a stream.
         include_usage: a last chunk with usage.
@@ -36,12 +40,21 @@ class Ask:
 
     request: Request
     stream: bool
+    n: int = 1
     tools: bool = False
     token_sparsity: bool = False
     token_timings: bool = False
     include_usage: bool = False
     echo: str = ""
     logprobs: bool = False
+
+    def requests(self) -> list[Request]:
+        """One per answer; of a given seed, the next ones."""
+        params = self.request.params
+        if params.seed is None:
+            return [self.request] * self.n
+        seeds = [(params.seed + i) % SEED_LIMIT for i in range(self.n)]
+        return [replace(self.request, params=replace(params, seed=seed)) for seed in seeds]
 
 
 def chat_ask(engine: Engine, body: Mapping[str, Any]) -> Ask:
@@ -99,7 +112,8 @@ def text_ask(engine: Engine, body: Mapping[str, Any], native: bool = False) -> A
     if native and wanted == 0:
         wanted = -1
     echo = engine.detokenize(prompt, special=False) if fields.flag("echo") else ""
-    return _finish(fields, card, prompt, _params(fields, card, None), None if wanted < 0 else wanted, echo=echo)
+    params = _params(fields, card, None)
+    return _finish(fields, card, prompt, params, None if wanted < 0 else wanted, native=native, echo=echo)
 
 
 def prompt_tokens(engine: Engine, prompt: Any, name: str = "prompt") -> list[int]:
@@ -131,18 +145,22 @@ def _finish(
     params: SamplingParams,
     n_probs: int | None,
     *,
+    native: bool = False,
     tools: bool = False,
     echo: str = "",
 ) -> Ask:
-    fields.refuse("n", (1,), "one answer per request; send several, they run at once")
     slot = fields.integer("id_slot", default=-1, low=-1)
     stream = fields.flag("stream")
     options = fields.object("stream_options")
+    if native:
+        fields.refuse("n", (1,), "one answer per request; send several, they run at once")
     ask = Ask(
+        n=fields.integer("n", default=1, low=1, high=MAX_ANSWERS),
         request=Request(
             prompt=tuple(prompt),
             params=params,
-            mode=fields.choice("mode", ("dense", "exact", "predicted", "reference")),
+            mode=fields.choice("mode", get_args(Mode)),
+            threshold_shift=fields.number("threshold_shift", default=0.0, low=-MAX_SHIFT, high=MAX_SHIFT),
             n_probs=n_probs,
             show_special=tools,
             progress=fields.flag("return_progress") and stream,
@@ -183,11 +201,40 @@ def _params(fields: Fields, card: ModelCard, grammar: str | None) -> SamplingPar
             penalty_last_n=fields.integer("repeat_last_n", "penalty_last_n", default=base.penalty_last_n, low=-1),
             seed=None if seed in (-1, SEED_LIMIT) else seed,
             stop=fields.strings("stop", MAX_STOPS) or base.stop,
+            logit_bias=_logit_bias(fields, card.n_vocab),
             grammar=_grammar(fields, grammar),
             ignore_eos=fields.flag("ignore_eos", base.ignore_eos),
         )
     except ArgumentError as error:
         raise invalid(str(error), error.where) from error
+
+
+def _logit_bias(fields: Fields, n_vocab: int) -> tuple[tuple[int, float], ...]:
+    """OpenAI's {"id": bias}, or llama-server's [[id, bias or false], ...]; false forbids the token."""
+    given = fields.raw("logit_bias")
+    if given is None:
+        return ()
+    pairs = list(given.items()) if isinstance(given, dict) else given
+    expected = f"up to {MAX_BIASES} token ids below {n_vocab}, each with a number or false"
+    if not isinstance(pairs, list) or len(pairs) > MAX_BIASES:
+        raise fields.wrong("logit_bias", expected, given)
+    found = [_bias(pair, n_vocab) for pair in pairs]
+    if None in found:
+        raise fields.wrong("logit_bias", expected, given)
+    return tuple(pair for pair in found if pair is not None)
+
+
+def _bias(pair: Any, n_vocab: int) -> tuple[int, float] | None:
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+        return None
+    token, bias = pair
+    token = int(token) if isinstance(token, str) and token.isdecimal() and len(token) < 10 else token
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < n_vocab:
+        return None
+    if bias is False:
+        return token, float("-inf")
+    is_number = isinstance(bias, (int, float)) and not isinstance(bias, bool)
+    return (token, float(bias)) if is_number and abs(bias) <= 1e6 else None
 
 
 def _grammar(fields: Fields, forced: str | None) -> str | None:
@@ -225,7 +272,6 @@ def _refuse_chat(fields: Fields) -> None:
     fields.refuse("modalities", (["text"],), "this model only writes text")
     fields.refuse("functions", ([],), "use tools")
     fields.refuse("function_call", ("none",), "use tool_choice")
-    fields.refuse("logit_bias", ({}, []), "it is not implemented")
 
 
 # what common clients send and what changes nothing here

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,11 @@ from starlette.responses import JSONResponse
 
 from ..errors import ContextOverflowError
 from .asks import Ask, chat_ask, prompt_tokens, text_ask
-from .engine import Done, Engine, Job, PromptProgress, Token
+from .engine import Done, Engine, Event, Job, Request, Token
 from .fields import Fields, read_json
 from .guard import App
 from .problem import from_exception, invalid
-from .replies import NativeReply, Reply, TextReply
+from .replies import NativeReply, Reply, TextReply, usage
 from .sse import EventStream, data, unless_gone
 
 log = logging.getLogger("turbosparse.server")
@@ -45,14 +47,38 @@ async def _complete(
 ) -> App:
     engine: Engine = request.app.state.engine
     ask = read(engine, await read_json(request))
-    reply = dialect(ask, engine.card)
-    job = engine.submit(ask.request)
+    first = dialect(ask, engine.card)
+    replies = [first, *(dialect(ask, engine.card, i, first) for i in range(1, ask.n))]
+    jobs = _submitted(engine, ask.requests())
+
+    def cancel() -> None:
+        for job in jobs:
+            job.cancel()
+
     if ask.stream:
-        return EventStream(_encoded(job, reply), job.cancel)
-    return JSONResponse(await unless_gone(_collected(job, reply), request.receive, job.cancel))
+        return EventStream(_encoded(jobs, replies, cancel), cancel)
+    try:
+        answers = asyncio.gather(*map(_collected, jobs, replies))
+        return JSONResponse(_merged(await unless_gone(answers, request.receive, cancel)))
+    except BaseException:
+        cancel()
+        raise
 
 
-async def _collected(job: Job, reply: Reply) -> dict[str, Any]:
+def _submitted(engine: Engine, requests: Sequence[Request]) -> list[Job]:
+    """All of them, or none."""
+    jobs: list[Job] = []
+    try:
+        for request in requests:
+            jobs.append(engine.submit(request))
+    except BaseException:
+        for job in jobs:
+            job.cancel()
+        raise
+    return jobs
+
+
+async def _collected(job: Job, reply: Reply) -> tuple[dict[str, Any], Done]:
     done: Done | None = None
     async for event in job:  # to its end, where the engine tidies up
         if isinstance(event, Token):
@@ -61,28 +87,73 @@ async def _collected(job: Job, reply: Reply) -> dict[str, Any]:
             done = event
     if done is None:
         raise RuntimeError("the engine's events ended without Done")
-    return reply.whole(done)
+    return reply.whole(done), done
 
 
-async def _encoded(job: Job, reply: Reply) -> AsyncIterator[bytes]:
-    """The stream of a reply; an error after its beginning is its last event."""
+def _merged(answers: Sequence[tuple[dict[str, Any], Done]]) -> dict[str, Any]:
+    """One object with every choice."""
+    whole = answers[0][0]
+    if len(answers) > 1:
+        whole["choices"] = [answer["choices"][0] for answer, _ in answers]
+        whole["usage"] = usage([done for _, done in answers])
+    return whole
+
+
+async def _encoded(jobs: Sequence[Job], replies: Sequence[Reply], cancel: Callable[[], None]) -> AsyncIterator[bytes]:
+    """The stream of the replies; an error after its beginning is its last event, and ends them all."""
+    ends: dict[int, Done] = {}
     try:
-        for chunk in reply.opening():
-            yield data(chunk)
-        async for event in job:
-            for chunk in _chunks(reply, event):
+        for reply in replies:
+            for chunk in reply.opening():
                 yield data(chunk)
+        async with aclosing(interleaved(jobs)) as events:
+            async for i, event in events:
+                if isinstance(event, Done):
+                    ends[i] = event
+                for chunk in _chunks(replies[i], event):
+                    yield data(chunk)
     except Exception as error:
+        cancel()
         problem = from_exception(error)
         if problem.status == 500:
             log.exception("a request failed")
         yield data(problem.body())
         return
-    if reply.end_mark:
+    for chunk in replies[0].counted([ends[i] for i in sorted(ends)]):
+        yield data(chunk)
+    if replies[0].end_mark:
         yield data("[DONE]")
 
 
-def _chunks(reply: Reply, event: PromptProgress | Token | Done) -> list[dict[str, Any]]:
+async def interleaved(jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Event], None]:
+    """(number of the job, event) as they come; the first error ends it."""
+    queue: asyncio.Queue[tuple[int, Event | Exception | None]] = asyncio.Queue()
+
+    async def read(i: int, job: Job) -> None:
+        try:
+            async for event in job:
+                queue.put_nowait((i, event))
+            queue.put_nowait((i, None))
+        except Exception as error:
+            queue.put_nowait((i, error))
+
+    readers = [asyncio.ensure_future(read(i, job)) for i, job in enumerate(jobs)]
+    try:
+        left = len(jobs)
+        while left:
+            i, found = await queue.get()
+            if isinstance(found, Exception):
+                raise found
+            if found is None:
+                left -= 1
+            else:
+                yield i, found
+    finally:
+        for reader in readers:
+            reader.cancel()
+
+
+def _chunks(reply: Reply, event: Event) -> list[dict[str, Any]]:
     if isinstance(event, Token):
         return reply.token(event)
     return reply.closing(event) if isinstance(event, Done) else reply.progress(event)

@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
-from ..errors import TurboSparseError
+from ..errors import ArgumentError, TurboSparseError
+from ..options import FlashAttn, KvType, Memory, Mode
 from ..sampling import SamplingParams
-from ..stats import Sparsity, Timings
+from ..stats import LayerDiagnosis, Sparsity, Timings
+
+WORDS = {"mode": get_args(Mode), "kv_type": get_args(KvType), "flash_attn": get_args(FlashAttn)}
+WORDS |= {"memory": get_args(Memory)}
+NUMBERS = {"n_ctx": 0, "n_parallel": 1, "n_threads": 1}  # least values
+MAX_SHIFT = 100.0  # of a predictor's threshold, which is a logit
 
 State = Literal["empty", "loading", "ready", "failed"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -49,6 +55,9 @@ class LoadOptions:
         flash_attn: "auto", "on" or "off".
         ignore_swa: allow n_ctx above the checkpoint's sliding window.
         memory: where the weights lie: "mapped", "resident" or "auto"; see Model.
+
+    Raises:
+        ArgumentError: a value that is none of these.
     """
 
     mode: str | None = None
@@ -59,6 +68,21 @@ class LoadOptions:
     flash_attn: str = "auto"
     ignore_swa: bool = False
     memory: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, words in WORDS.items():
+            value = getattr(self, name)
+            if value is not None and value not in words:
+                raise _wrong(name, ", ".join(words), value)
+        for name, least in NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise _wrong(name, f"an integer of at least {least}", value)
+
+
+def _wrong(name: str, expected: str, value: Any) -> ArgumentError:
+    text = f"{name} must be {expected}, not {value!r}"
+    return ArgumentError(text, where=name, expected=expected, found=str(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +97,7 @@ class ModelCard:
         note: "" or one sentence to show.
         modes: that requests may ask for; empty when not sparse.
         default_mode: "" when not sparse.
+        resident: whether the weights were copied into memory of their own; else the file's mapping is read.
         n_ctx: of one sequence.
         bytes_dense_token: what a dense graph reads for one token; 0 when unknown.
         chat_template: Jinja source.
@@ -90,6 +115,7 @@ class ModelCard:
     modes: tuple[str, ...]
     default_mode: str
     has_predictor: bool
+    resident: bool
     n_ctx: int
     n_ctx_train: int
     n_parallel: int
@@ -115,6 +141,8 @@ class Request:
         prompt: token ids, special tokens included.
         params: see SamplingParams; without a seed one is drawn.
         mode: of the FFN; None = the model's default. Requests of different modes take turns.
+        threshold_shift: added to the predictor's threshold in mode predicted; below 0 more neurons pass.
+        diagnose_every: compute every n-th prompt token's FFN also in full, to count what the selection misses; 0 = no.
         n_probs: alternatives per token; None = no probabilities at all, 0 = the token's own only.
         show_special: let control tokens appear in the text.
         progress: also send PromptProgress events.
@@ -125,6 +153,8 @@ class Request:
     prompt: tuple[int, ...]
     params: SamplingParams
     mode: str | None = None
+    threshold_shift: float = 0.0
+    diagnose_every: int = 0
     n_probs: int | None = None
     show_special: bool = False
     progress: bool = False
@@ -203,6 +233,7 @@ class Done:
         n_prompt: prompt tokens, cached ones included.
         sparsity, prompt_sparsity: summed over the generated tokens, and over the prompt; where
             requests shared an evaluation, this request's even part of it.
+        diagnosis: summed over layers, where Request.diagnose_every asked for it.
     """
 
     text: str
@@ -214,6 +245,7 @@ class Done:
     timings: Timings
     sparsity: Sparsity | None
     prompt_sparsity: Sparsity | None
+    diagnosis: LayerDiagnosis | None = None
 
 
 Event = PromptProgress | Token | Done
@@ -232,7 +264,7 @@ class Job(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Stop it; Done(finish_reason="cancelled") follows. Any number of times, at any time."""
+        """Stop it; Done(finish_reason="cancelled") follows. Any number of times, at any time, read or not."""
         ...
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..chat_template import CHATML, render
 from ..errors import ArgumentError, ContextOverflowError, FileError, UnsupportedModelError
 from ..sampling import SamplingParams
-from ..stats import Sparsity, Timings
+from ..stats import LayerDiagnosis, Sparsity, Timings
 from ..text import TextAssembler
 from .engine import (
     Advice,
@@ -41,7 +41,6 @@ from .engine import (
     Token,
 )
 
-MODES = ("dense", "exact", "predicted")
 ACTIVE = {"dense": 0.12, "exact": 0.12, "predicted": 0.1}  # share of neurons that are not zero
 ROWS = {"dense": 1.0, "exact": 0.41, "predicted": 0.11}  # share of rows computed
 N_LAYER, N_FF, N_EMBD = 8, 1024, 256
@@ -100,19 +99,23 @@ class _Slot:
 class FakeJob:
     """See engine.Job."""
 
-    def __init__(self, number: int, request: Request, run: Callable[[FakeJob], AsyncIterator[Event]]) -> None:
+    def __init__(self, number: int, request: Request, engine: FakeEngine) -> None:
         self.id = number
         self.request = request
         self.cancelled = asyncio.Event()
-        self._run = run
+        self._engine = engine
+        self._read = False
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        async for event in self._run(self):
+        self._read = True
+        async for event in self._engine.run(self):
             yield event
 
     def cancel(self) -> None:
         """See engine.Job."""
         self.cancelled.set()
+        if not self._read:  # it runs when it is read, which may never come
+            self._engine.forget(self)
 
 
 class FakeEngine:
@@ -126,6 +129,10 @@ class FakeEngine:
         loaded: whether a model is there from the start.
         sparse: whether the model pretends to be sparse.
         fail_at: raise RuntimeError when this many tokens have been generated; tests of errors in streams.
+
+    Attributes:
+        hold_at: no generation goes beyond this many tokens; None lets them run. Any thread may change it, so that a
+            test can look at a reply under way for as long as it likes.
     """
 
     def __init__(
@@ -148,6 +155,7 @@ class FakeEngine:
         self.load_seconds = load_seconds
         self.sparse = sparse
         self.fail_at = fail_at
+        self.hold_at: int | None = None
         self._max_waiting = max_waiting
         self._defaults = LoadOptions(n_ctx=n_ctx, n_parallel=n_parallel)
         self._metrics = Metrics()
@@ -188,9 +196,10 @@ class FakeEngine:
             note="" if self.sparse else "The file is no TurboSparse model: stock llama.cpp runs it, every neuron.",
             architecture="turbosparse" if self.sparse else "llama",
             activation="drelu" if self.sparse else "",
-            modes=MODES if self.sparse else (),
+            modes=tuple(ACTIVE) if self.sparse else (),
             default_mode=(options.mode or "predicted") if self.sparse else "",
             has_predictor=self.sparse,
+            resident=False,
             n_ctx=n_ctx,
             n_ctx_train=n_ctx,
             n_parallel=n_parallel,
@@ -306,15 +315,19 @@ class FakeEngine:
             raise UnsupportedModelError(f"the model has no mode {request.mode}", where="mode", found=request.mode)
         if request.slot is not None and not 0 <= request.slot < card.n_parallel:
             raise ArgumentError(f"there is no slot {request.slot}", where="id_slot", found=str(request.slot))
-        waiting = len(self._live) - sum(slot.job is not None for slot in self._slots)
-        if waiting >= self._max_waiting and all(slot.job for slot in self._slots):
-            raise QueueFullError(f"{waiting} requests wait already", where="queue", found=str(waiting))
+        if len(self._live) >= self._max_waiting + card.n_parallel:
+            raise QueueFullError(f"{len(self._live)} requests are here already", where="queue")
         self._jobs += 1
-        job = FakeJob(self._jobs, replace(request, params=request.params.with_seed()), self._run)
+        job = FakeJob(self._jobs, replace(request, params=request.params.with_seed()), self)
         self._live.add(job)
         return job
 
-    async def _run(self, job: FakeJob) -> AsyncIterator[Event]:
+    def forget(self, job: FakeJob) -> None:
+        """A job that ended."""
+        self._live.discard(job)
+
+    async def run(self, job: FakeJob) -> AsyncIterator[Event]:
+        """A job's events."""
         try:
             slot, ended = await self._admit(job), False
             try:
@@ -330,7 +343,7 @@ class FakeEngine:
             self._metrics.requests_failed += 1
             raise
         finally:
-            self._live.discard(job)
+            self.forget(job)
 
     async def _admit(self, job: FakeJob) -> _Slot:
         wanted = job.request.slot
@@ -409,6 +422,7 @@ class _Generation:
             yield event
         reason: FinishReason = "stop"
         for i, token in enumerate(self._answer()):
+            await self._held(i)
             if self.job.cancelled.is_set():
                 reason = "cancelled"
             elif i >= self._room():
@@ -461,6 +475,10 @@ class _Generation:
         with _suppress_timeout():
             await asyncio.wait_for(self.job.cancelled.wait(), tokens / per_second)
 
+    async def _held(self, n: int) -> None:
+        while not self.job.cancelled.is_set() and self.engine.hold_at is not None and n >= self.engine.hold_at:
+            await asyncio.sleep(0.005)
+
     async def _token(self, token: int) -> Token:
         start, n = perf_counter(), self.timings.predicted_n
         if self.engine.fail_at == n:
@@ -509,6 +527,7 @@ class _Generation:
             timings=self.timings,
             sparsity=sparsity(self.mode, max(generated, 1), 0) if self.mode else None,
             prompt_sparsity=sparsity(self.mode, max(self.timings.prompt_n, 1), 0) if self.mode else None,
+            diagnosis=diagnosis(self.request.threshold_shift) if self.request.diagnose_every else None,
         )
 
 
@@ -529,6 +548,13 @@ def sparsity(mode: str, tokens: int, phase: int) -> Sparsity:
         predictor_ms=0.05 * tokens if mode == "predicted" else 0.0,
         layers=layers,
     )
+
+
+def diagnosis(shift: float) -> LayerDiagnosis:
+    """Made-up recall of 1000 neurons, 100 of which are active: 80 % as the file says, better below that."""
+    selected = min(max(int(120 - 200 * shift), 0), 1000)
+    hit = min(max(int(80 - 20 * shift), 0), 100)
+    return LayerDiagnosis(1, 1000, 300, 300, 100, selected, hit, 100.0, float(hit + 100) / 2)
 
 
 def common(before: Sequence[int], prompt: Sequence[int]) -> int:

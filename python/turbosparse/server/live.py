@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,12 @@ from ..sequences import SequenceModel
 from ..threads import default_threads
 from .engine import LoadOptions, MemoryPlan, Metrics, ModelCard, NotReadyError, Request, SlotView, State
 from .plan import memory_plan
-from .runs import CHUNK, LiveJob
+from .runs import CHUNK, LiveJob, Way
 from .scheduler import Scheduler
 
 DEFAULT_PARALLEL = 4
 MAX_WAITING = 64
+PASSED_ON = ("mode", "n_ctx", "n_threads", "kv_type", "memory", "flash_attn", "ignore_swa")  # to Model as they are
 STOCK_NOTE = "The file's architecture is {}, not turbosparse: stock llama.cpp runs it and computes every neuron."
 
 
@@ -162,7 +164,7 @@ class LiveEngine:
         self._jobs += 1
         job = LiveJob(self._jobs, request, scheduler.cancel)
         try:
-            scheduler.submit(job, sampler, (request.mode or card.default_mode) if card.sparse else "")
+            scheduler.submit(job, sampler, _way(request, card))
         except BaseException:
             sampler.close()
             raise
@@ -181,6 +183,11 @@ class LiveEngine:
     def metrics(self) -> Metrics:
         """See engine.Engine."""
         return Metrics() if self._scheduler is None else self._scheduler.metrics()
+
+
+def _way(request: Request, card: ModelCard) -> Way:
+    mode = (request.mode or card.default_mode) if card.sparse else ""
+    return Way(mode, request.threshold_shift if mode == "predicted" else 0.0)
 
 
 def _check(request: Request, card: ModelCard) -> None:
@@ -236,13 +243,7 @@ def _open(path: Path, options: LoadOptions, stock: bool) -> SequenceModel:
         path,
         n_seq=options.n_parallel or DEFAULT_PARALLEL,
         stock=stock,
-        mode=options.mode,
-        n_ctx=options.n_ctx,
-        n_threads=options.n_threads,
-        kv_type=options.kv_type,
-        memory=options.memory,
-        flash_attn=options.flash_attn,
-        ignore_swa=options.ignore_swa,
+        **{name: getattr(options, name) for name in PASSED_ON},
         n_batch=CHUNK,
         n_ubatch=CHUNK,
     )
@@ -255,7 +256,7 @@ def describe(model: SequenceModel, options: LoadOptions) -> ModelCard:
     special = {name: model.piece(token, special=True) if token >= 0 else b"" for name, token in _tokens(model)}
     return ModelCard(
         id=model.path.stem,
-        name=model.meta("general.name") or model.path.stem,
+        name=name_for_people(model.meta("general.name") or "", model.path.stem),
         path=str(model.path),
         created=int(time()),
         sparse=sparse,
@@ -265,6 +266,7 @@ def describe(model: SequenceModel, options: LoadOptions) -> ModelCard:
         modes=tuple(mode for mode in MODES if mode != "predicted" or info.has_predictor) if sparse else (),
         default_mode=model.mode if sparse else "",
         has_predictor=info.has_predictor,
+        resident=model.resident,
         n_ctx=model.n_ctx,
         n_ctx_train=info.n_ctx_train,
         n_parallel=model.n_seq,
@@ -281,6 +283,15 @@ def describe(model: SequenceModel, options: LoadOptions) -> ModelCard:
         eos_token=special["eos"].decode("utf-8", "replace"),
         defaults=SamplingParams.for_model(model),
     )
+
+
+def name_for_people(given: str, stem: str) -> str:
+    """`given` (general.name) where the file's name has a word of it, else the file's name.
+
+    Converters take general.name from a directory's, and so it is often "Final", "Snapshots" or a hash.
+    """
+    words = re.findall(r"[a-z]{3,}", given.lower())
+    return given if any(word in stem.lower() for word in words) else stem
 
 
 def _tokens(model: SequenceModel) -> list[tuple[str, int]]:

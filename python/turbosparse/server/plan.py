@@ -9,14 +9,12 @@ from pathlib import Path
 from ..convert.errors import GGUFError
 from ..convert.ggufile import GGUFFile
 from ..errors import FileError, ModelFormatError
-from ..model import DEFAULT_CTX
+from ..hardware import memory_available
+from ..model import DEFAULT_CTX, KV_BYTES
 from .engine import Advice, LoadOptions, MemoryPlan, Pool
 from .runs import CHUNK
 
-KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # per element
 CELLS = 256  # libllama rounds a sequence's cells up to a multiple
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def memory_plan(path: Path, options: LoadOptions, available: int | None = None) -> MemoryPlan:
@@ -30,7 +28,7 @@ def memory_plan(path: Path, options: LoadOptions, available: int | None = None) 
         FileError, ModelFormatError.
     """
     shape = _Shape(path)
-    room = available_memory() if available is None else available
+    room = memory_available() if available is None else available
     pools = shape.pools(options)
     needed = sum(pool.needed for pool in pools)
     advice = () if needed <= room else tuple(_advice(shape, options, room))
@@ -115,14 +113,3 @@ def _changes(shape: _Shape, options: LoadOptions) -> Iterator[tuple[str, dict[st
         n_ctx //= 2
     if (options.n_parallel or 1) > 1:
         yield "One request at a time, and a context of 512 tokens.", {"n_parallel": 1, "n_ctx": 512}
-
-
-def available_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
-    """Bytes that a program may still take without swapping, the control group's limit respected."""
-    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        return max(min(free, limit - int((cgroup / "memory.current").read_text())), 0)
-    except (OSError, ValueError):  # no such group, or "max"
-        return free

@@ -45,14 +45,14 @@ def sparsity(found: Sparsity | None) -> dict[str, Any] | None:
     return {**found.as_dict(), "layers": [round(share, 5) for share in found.layers]}
 
 
-def usage(done: Done) -> dict[str, Any]:
-    """Token counts."""
-    generated = done.timings.predicted_n
+def usage(ends: Sequence[Done]) -> dict[str, Any]:
+    """Token counts of the answers to one prompt, which counts once."""
+    generated = sum(done.timings.predicted_n for done in ends)
     return {
-        "prompt_tokens": done.n_prompt,
+        "prompt_tokens": ends[0].n_prompt,
         "completion_tokens": generated,
-        "total_tokens": done.n_prompt + generated,
-        "prompt_tokens_details": {"cached_tokens": done.timings.cache_n},
+        "total_tokens": ends[0].n_prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": ends[0].timings.cache_n},
     }
 
 
@@ -60,6 +60,10 @@ class Reply:
     """One answer in OpenAI's chat dialect; the other dialects differ in a few methods.
 
     Feed it the events in order; it returns chunks to send, and `whole` at the end when not streaming.
+
+    Args:
+        index: of the answer, where several were asked for.
+        first: the answer with index 0, whose id they share.
     """
 
     prefix = "chatcmpl-"
@@ -67,17 +71,21 @@ class Reply:
     whole_object = "chat.completion"
     end_mark = True  # streams end with [DONE]
 
-    def __init__(self, ask: Ask, card: ModelCard) -> None:
+    def __init__(self, ask: Ask, card: ModelCard, index: int = 0, first: Reply | None = None) -> None:
         self.ask = ask
-        self._head = {
+        self.index = index
+        self._head: dict[str, Any] = first._head if first else self._new_head(card)
+        self._parser = CallParser() if ask.tools else None
+        self._texts: list[str] = [ask.echo]
+        self._tokens: list[Token] = []
+
+    def _new_head(self, card: ModelCard) -> dict[str, Any]:
+        return {
             "id": self.prefix + secrets.token_urlsafe(18),
             "created": int(time()),
             "model": card.id,
             "system_fingerprint": FINGERPRINT,
         }
-        self._parser = CallParser() if ask.tools else None
-        self._texts: list[str] = [ask.echo]
-        self._tokens: list[Token] = []
 
     # --- a stream -------------------------------------------------------------
 
@@ -118,22 +126,33 @@ class Reply:
         chunks = [self._chunk(delta) for delta in self._deltas(text + rest[0], calls + rest[1])]
         last = self._chunk(self._last_delta())
         last["choices"][0]["finish_reason"] = self._reason(done)
-        chunks.append({**last, **self._figures(done)})
-        if self.ask.include_usage:
-            chunks.append({**self._head, "object": self.chunk_object, "choices": [], "usage": usage(done)})
-        return chunks
+        return [*chunks, {**last, **self._figures(done)}]
+
+    def counted(self, ends: Sequence[Done]) -> list[dict[str, Any]]:
+        """After the last answer: usage, where it was asked for."""
+        if not self.ask.include_usage:
+            return []
+        return [{**self._head, "object": self.chunk_object, "choices": [], "usage": usage(ends)}]
 
     # --- at once --------------------------------------------------------------
 
     def whole(self, done: Done) -> dict[str, Any]:
-        """The answer to a request that does not stream; the tokens have gone through `token`."""
+        """The answer to a request that does not stream; the tokens have gone through `token`.
+
+        The figures stand beside `choices`, or within each of several.
+        """
+        head = {**self._head, "object": self.whole_object}
+        figures = self._figures(done)
+        if self.ask.n > 1:
+            return {**head, "choices": [{**self._choice(done), **figures}], "usage": usage([done])}
+        return {**head, "choices": [self._choice(done)], "usage": usage([done]), **figures}
+
+    def _choice(self, done: Done) -> dict[str, Any]:
         text, calls = self._split(done.text)
         rest = self._split_rest()
         self._deltas(text + rest[0], calls + rest[1])
-        choice = {"index": 0, **self._content(), "finish_reason": self._reason(done)}
-        choice["logprobs"] = self._logprobs(self._tokens) if self.ask.logprobs else None
-        head = {**self._head, "object": self.whole_object}
-        return {**head, "choices": [choice], "usage": usage(done), **self._figures(done)}
+        logprobs = self._logprobs(self._tokens) if self.ask.logprobs else None
+        return {"index": self.index, **self._content(), "finish_reason": self._reason(done), "logprobs": logprobs}
 
     # --- parts ----------------------------------------------------------------
 
@@ -147,7 +166,7 @@ class Reply:
         }
 
     def _chunk(self, delta: dict[str, Any]) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+        choice = {"index": self.index, "delta": delta, "logprobs": None, "finish_reason": None}
         return {**self._head, "object": self.chunk_object, "choices": [choice]}
 
     def _empty(self) -> dict[str, Any]:
@@ -199,7 +218,7 @@ class TextReply(Reply):
         return [{**self._chunk({"text": ""}), "prompt_progress": progress(event)}]
 
     def _chunk(self, delta: dict[str, Any]) -> dict[str, Any]:
-        choice = {"index": 0, **delta, "logprobs": None, "finish_reason": None}
+        choice = {"index": self.index, **delta, "logprobs": None, "finish_reason": None}
         return {**self._head, "object": self.chunk_object, "choices": [choice]}
 
     def _empty(self) -> dict[str, Any]:

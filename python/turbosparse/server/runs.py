@@ -7,31 +7,44 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..sampling import Sampler
 from ..sequences import Row, SequenceModel
-from ..stats import BatchStats, LayerStats, Meter, Sparsity, Timings
+from ..stats import BatchStats, LayerDiagnosis, LayerStats, Meter, Sparsity, Timings
 from ..text import TextAssembler
 from .engine import Alternative, Done, Event, FinishReason, PromptProgress, Request, Token
 
 CHUNK = 64  # prompt rows per batch; always the same, so that bits do not depend on what runs beside
 
 
+class Way(NamedTuple):
+    """How the FFN is evaluated; requests that differ in it never share a batch or a cache.
+
+    Attributes:
+        mode: "" for a model that is not sparse.
+        shift: of the predictor's threshold, 0 outside of mode predicted.
+    """
+
+    mode: str = ""
+    shift: float = 0.0
+
+
 class Slot:
     """One sequence of the context.
 
     Attributes:
-        tokens: what the sequence holds, evaluated in `mode`.
+        tokens: what the sequence holds, evaluated in this `way`.
         used: running number of its latest request.
     """
 
     def __init__(self, number: int) -> None:
         self.id = number
         self.tokens: list[int] = []
-        self.mode = ""
+        self.way = Way()
         self.used = 0
         self.run: Run | None = None
 
@@ -125,13 +138,14 @@ class Run:
         pending: the token that was drawn last and not evaluated yet.
     """
 
-    def __init__(self, job: LiveJob, slot: Slot, sampler: Sampler, mode: str, cached: int, accounts: Accounts) -> None:
+    def __init__(self, job: LiveJob, slot: Slot, sampler: Sampler, way: Way, cached: int, accounts: Accounts) -> None:
         request = job.request
-        self.job, self.slot, self.sampler, self.mode = job, slot, sampler, mode
+        self.job, self.slot, self.sampler, self.way = job, slot, sampler, way
         self.prompt = request.prompt
         self.n_done = cached
         self.pending: int | None = None
         self.n_drawn = 0
+        self._diagnosis: list[LayerDiagnosis] = []
         self._accounts = accounts
         self._text = TextAssembler(request.params.stop)
         self._prompt_meter, self._meter = accounts.meter(), accounts.meter()
@@ -147,6 +161,15 @@ class Run:
     def timings(self) -> Timings:
         """So far."""
         return self._timings
+
+    @property
+    def diagnose_every(self) -> int:
+        """Of the next batch: see engine.Request; only prompts are diagnosed."""
+        return self.job.request.diagnose_every if self.pending is None else 0
+
+    def diagnosed(self, layers: Sequence[LayerDiagnosis]) -> None:
+        """Note what the last batch's diagnosis showed."""
+        self._diagnosis += layers
 
     def rows(self) -> list[Row]:
         """The next rows of this run: a piece of the prompt, or the token drawn last."""
@@ -217,11 +240,12 @@ class Run:
             finish_reason=reason,
             stop_text=self._text.stop_text,
             seed=self.job.request.params.seed or 0,
-            mode=self.mode,
+            mode=self.way.mode,
             n_prompt=len(self.prompt),
             timings=self._timings,
             sparsity=self._accounts.total(self._meter) or self._accounts.total(self._prompt_meter),
             prompt_sparsity=self._accounts.total(self._prompt_meter),
+            diagnosis=LayerDiagnosis.total(self._diagnosis) if self._diagnosis else None,
         )
 
 

@@ -1,7 +1,7 @@
 """Continuous batching: one thread owns the context and runs all requests in steps.
 
-A step is one llama_decode: a piece of one prompt, or one token of every request of a mode that is
-generating. Requests join and leave between steps. Prompts and generation take turns by time, so
+A step is one llama_decode: a piece of one prompt, or one token of every request that generates in
+one way. Requests join and leave between steps. Prompts and generation take turns by time, so
 that a long prompt slows down those who are reading, but never stops them.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
 
@@ -23,7 +24,7 @@ from ..sampling import Sampler
 from ..sequences import Row, SequenceModel
 from ..stats import Sparsity
 from .engine import FinishReason, Metrics, NotReadyError, QueueFullError, SlotView
-from .runs import Accounts, LiveJob, Run, Slot, unstarted
+from .runs import Accounts, LiveJob, Run, Slot, Way, unstarted
 
 log = logging.getLogger("turbosparse.server")
 
@@ -33,8 +34,8 @@ COPY_GAIN = 32  # tokens that copying another slot's beginning must save
 class Waiting:
     """A job that has no slot yet."""
 
-    def __init__(self, job: LiveJob, sampler: Sampler, mode: str) -> None:
-        self.job, self.sampler, self.mode = job, sampler, mode
+    def __init__(self, job: LiveJob, sampler: Sampler, way: Way) -> None:
+        self.job, self.sampler, self.way = job, sampler, way
 
 
 class Embedding:
@@ -64,7 +65,8 @@ class Scheduler:
         self._current: frozenset[LiveJob] = frozenset()  # of the batch under way
         self._stopping = False
         self._admissions = 0
-        self._turn = ""  # mode that generated last
+        self._way = Way()  # that the model is set to
+        self._turn = Way()  # that generated last
         self._prompt_debt = 0.0  # seconds that prompts took more than generation
         self._metrics = Metrics()
         self._thread = threading.Thread(target=self._work, name="turbosparse-engine", daemon=True)
@@ -72,7 +74,7 @@ class Scheduler:
 
     # --- from other threads -------------------------------------------------------
 
-    def submit(self, job: LiveJob, sampler: Sampler, mode: str) -> None:
+    def submit(self, job: LiveJob, sampler: Sampler, way: Way) -> None:
         """Queue a job. Raises QueueFullError, NotReadyError."""
         with self._change:
             if self._stopping:
@@ -85,7 +87,7 @@ class Scheduler:
                     expected=f"at most {self._max_waiting}",
                     found=str(len(self._waiting)),
                 )
-            self._waiting.append(Waiting(job, sampler, mode))
+            self._waiting.append(Waiting(job, sampler, way))
             self._change.notify()
 
     def cancel(self, job: LiveJob) -> None:
@@ -134,7 +136,7 @@ class Scheduler:
             n_prompt=len(run.prompt) if run else 0,
             n_prompt_done=run.n_done if run else 0,
             n_decoded=run.n_drawn if run else 0,
-            mode=slot.mode,
+            mode=slot.way.mode,
             params=run.job.request.params if run else None,
         )
 
@@ -185,9 +187,16 @@ class Scheduler:
         with self._change:
             for waiting in list(self._waiting):
                 idle = self._idle(waiting.job.request.slot)
-                if idle:
+                if idle and not self._is_being_read(waiting):
                     self._waiting.remove(waiting)
                     self._begin(waiting, idle)
+
+    def _is_being_read(self, waiting: Waiting) -> bool:
+        """Whether another run reads the very same prompt now: what it has read is copied then."""
+        request = waiting.job.request
+        return request.cache_prompt and any(
+            run.pending is None and run.way == waiting.way and run.prompt == request.prompt for run in self._runs()
+        )
 
     def _idle(self, wanted: int | None) -> list[Slot]:
         free = self._slots[1:] if self._embeddings else self._slots
@@ -212,21 +221,21 @@ class Scheduler:
         job, prompt = waiting.job, waiting.job.request.prompt
         self._admissions += 1
         try:
-            slot, cached = self._place(idle, prompt, waiting.mode, job.request.cache_prompt)
+            slot, cached = self._place(idle, prompt, waiting.way, job.request.cache_prompt)
             tail = job.request.params.penalty_last_n
             waiting.sampler.accept(prompt[-tail:] if tail > 0 else prompt if tail < 0 else ())
         except TurboSparseError as error:
             self._drop(waiting, error)
             return
-        slot.mode, slot.used = waiting.mode, self._admissions
-        slot.run = Run(job, slot, waiting.sampler, waiting.mode, cached, self._accounts)
+        slot.way, slot.used = waiting.way, self._admissions
+        slot.run = Run(job, slot, waiting.sampler, waiting.way, cached, self._accounts)
         self._metrics.cached_tokens += cached
 
-    def _place(self, idle: Sequence[Slot], prompt: Sequence[int], mode: str, reuse: bool) -> tuple[Slot, int]:
+    def _place(self, idle: Sequence[Slot], prompt: Sequence[int], way: Way, reuse: bool) -> tuple[Slot, int]:
         """The slot to use and how many tokens of `prompt` it holds now, everything else in it forgotten."""
 
         def shared(slot: Slot) -> int:
-            return common(slot.tokens, prompt) if reuse and slot.mode == mode else 0
+            return common(slot.tokens, prompt) if reuse and slot.way == way else 0
 
         slot = max(idle, key=lambda slot: (shared(slot), -slot.used))
         cached = shared(slot)
@@ -276,17 +285,17 @@ class Scheduler:
             self._finish(run, reason)
 
     def _choose(self) -> list[Run]:
-        """Who takes part in the next batch: one with a prompt to read, or all that generate in one mode."""
+        """Who takes part in the next batch: one with a prompt to read, or all that generate in one way."""
         runs = self._runs()
         reading = [run for run in runs if run.pending is None]
         writing = [run for run in runs if run.pending is not None]
         if reading and (not writing or self._prompt_debt <= 0):
             return [min(reading, key=lambda run: run.slot.used)]
-        modes = sorted({run.mode for run in writing})
-        if not modes:
+        ways = sorted({run.way for run in writing})
+        if not ways:
             return []
-        self._turn = next((mode for mode in modes if mode > self._turn), modes[0])
-        return [run for run in writing if run.mode == self._turn]
+        self._turn = next((way for way in ways if way > self._turn), ways[0])
+        return [run for run in writing if run.way == self._turn]
 
     def _decode(self, runs: Sequence[Run], rows: Sequence[Row]) -> bool:
         """One batch; False when it was stopped and nothing has changed."""
@@ -296,15 +305,34 @@ class Scheduler:
                 self._current = frozenset()
                 return False
         try:
-            if runs[0].mode:
-                self._model.mode = runs[0].mode
-            self._model.decode(rows)
+            self._set_way(runs[0].way)
+            with self._diagnosing(runs[0]):
+                self._model.decode(rows)
         except CancelledError:
             return False
         finally:
             with self._change:
                 self._current = frozenset()
         return True
+
+    def _set_way(self, way: Way) -> None:
+        if way.mode and way != self._way:
+            self._model.mode = way.mode
+            self._model.shift_threshold(way.shift)
+        self._way = way
+
+    @contextmanager
+    def _diagnosing(self, run: Run) -> Iterator[None]:
+        every = run.diagnose_every
+        if not every:
+            yield
+            return
+        self._model.set_diagnosis(every)
+        try:
+            yield
+            run.diagnosed(self._model.read_diagnosis())
+        finally:
+            self._model.set_diagnosis(0)
 
     def _account(self, runs: Sequence[Run], rows: Sequence[Row], prompt: bool, seconds: float) -> None:
         m = self._metrics

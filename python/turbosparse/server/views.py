@@ -158,6 +158,9 @@ def _rate(count: float, seconds: float) -> float:
 
 def prometheus(m: Metrics) -> str:
     """Prometheus text: llama-server's names, ours under turbosparse:."""
+    prompt_rate = _rate(m.prompt_tokens, m.prompt_seconds)
+    predicted_rate = _rate(m.predicted_tokens, m.predicted_seconds)
+    busy = m.busy_slots / max(m.decode_calls, 1)
     lines = (
         ("llamacpp:prompt_tokens_total", "counter", "Prompt tokens evaluated, cached ones left out", m.prompt_tokens),
         ("llamacpp:prompt_tokens_cached_total", "counter", "Prompt tokens taken from the cache", m.cached_tokens),
@@ -166,26 +169,11 @@ def prometheus(m: Metrics) -> str:
         ("llamacpp:tokens_predicted_seconds_total", "counter", "Time spent generating", m.predicted_seconds),
         ("llamacpp:n_decode_total", "counter", "Calls of llama_decode", m.decode_calls),
         ("llamacpp:n_tokens_max", "counter", "Longest sequence so far", m.longest_sequence),
-        (
-            "llamacpp:prompt_tokens_seconds",
-            "gauge",
-            "Prompt tokens per second",
-            _rate(m.prompt_tokens, m.prompt_seconds),
-        ),
-        (
-            "llamacpp:predicted_tokens_seconds",
-            "gauge",
-            "Generated tokens per second",
-            _rate(m.predicted_tokens, m.predicted_seconds),
-        ),
+        ("llamacpp:prompt_tokens_seconds", "gauge", "Prompt tokens per second", prompt_rate),
+        ("llamacpp:predicted_tokens_seconds", "gauge", "Generated tokens per second", predicted_rate),
         ("llamacpp:requests_processing", "gauge", "Requests under way", m.requests_processing),
         ("llamacpp:requests_deferred", "gauge", "Requests waiting", m.requests_waiting),
-        (
-            "llamacpp:n_busy_slots_per_decode",
-            "gauge",
-            "Busy slots per call of llama_decode",
-            m.busy_slots / max(m.decode_calls, 1),
-        ),
+        ("llamacpp:n_busy_slots_per_decode", "gauge", "Busy slots per call of llama_decode", busy),
         ("turbosparse:requests_done_total", "counter", "Requests that ended by themselves", m.requests_done),
         ("turbosparse:requests_cancelled_total", "counter", "Requests that were cancelled", m.requests_cancelled),
         ("turbosparse:requests_failed_total", "counter", "Requests that failed", m.requests_failed),

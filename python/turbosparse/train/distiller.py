@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,13 +20,14 @@ from turbosparse.torch.decoder import CausalLM
 from turbosparse.torch.layers import drelu, swiglu
 from turbosparse.train.drelu_recipe import STAGES, DreluRecipe
 from turbosparse.train.end_to_end import Compared, compare
-from turbosparse.train.faults import DiskFullError, DivergedError, SettingsError, is_full
+from turbosparse.train.faults import DivergedError, SettingsError
 from turbosparse.train.ffn_distill import Blend, Knobs, distill_ffns
 from turbosparse.train.guide import Guide, LiveGuide
 from turbosparse.train.losses import Controller, Meter
 from turbosparse.train.memory import lower_instead
 from turbosparse.train.source import Source
-from turbosparse.train.surgery import canonicalise_signs, swap_errors
+from turbosparse.train.state import read_state, write_state
+from turbosparse.train.surgery import canonicalise_signs, fresh_predictors, swap_errors
 from turbosparse.train.team import Team
 from turbosparse.train.trainer import Budget
 
@@ -34,6 +35,7 @@ COLUMNS = (
     "step", "tokens", "seconds", "stage", "loss", "hidden", "zero_rate", "zero_target", "zero_weight", "recall",
     "precision", "blend", "lr",
 )  # fmt: skip
+PREDICTORS = "predictors"  # key of an optimiser's group: whether it is theirs
 CALIBRATION = 1 << 30  # where steps never get, so that calibration windows have a seed of their own
 
 
@@ -62,8 +64,9 @@ class Distiller:
         self.device, self.dtype, self.last_weights = torch.device(device), dtype, last_weights
         self.team = team or Team()
         self.teacher = source.model().to(self.device).eval().requires_grad_(False)
-        self.surgery = self._operate()
-        self.student = self._make_student(source)
+        with self._memory():
+            self.surgery = self._operate()
+        self.student = self._make_student()
         self.guide: Guide = guide or LiveGuide(self.teacher, source.layers, source.layers)
         self.controller = Controller(recipe.zero_gain, math.log(recipe.zero_weight))
         self.n_steps = self.stage_steps = self.n_masked = 0
@@ -95,15 +98,11 @@ class Distiller:
         local = self._enter_stage()
         lr, rows = self._set_lr(local), self._rows()
         target = self.recipe.zero_target_at(self.stage, local, float(np.mean(self.surgery["zero_rate"])))
-        with lower_instead(
-            f"not enough memory for batches of {self.recipe.batch} x {self.recipe.n_tokens} tokens: lower --batch "
-            "(or --seq), and run again with --resume",
-            batch=self.recipe.batch, n_tokens=self.recipe.n_tokens,
-        ):  # fmt: skip
+        with self._memory():
             local_measured, local_zeros = self._learn(rows, local)
-        measured, zeros = self._together(local_measured, local_zeros)
-        self._check_finite(measured, local_measured, rows)
-        self.optimizer.step()
+            measured, zeros = self._together(local_measured, local_zeros)
+            self._check_finite(measured, local_measured, rows)
+            self.optimizer.step()  # its first one allocates as much again as the weights, twice
         if self.is_sparse:
             self.controller.update(float(np.mean(zeros)), target)
         self.n_steps += 1
@@ -118,33 +117,40 @@ class Distiller:
         row.pop("norm")
         return row, zeros
 
+    def _memory(self) -> AbstractContextManager[None]:
+        """Lack of memory inside is said as the setting to lower."""
+        recipe = self.recipe
+        return lower_instead(
+            f"not enough memory for batches of {recipe.batch} x {recipe.n_tokens} tokens: lower --batch (or --seq), "
+            "and run again with --resume", batch=recipe.batch, n_tokens=recipe.n_tokens,
+        )  # fmt: skip
+
     def save(self, file: Path) -> None:
         """Atomic and on the disk when it returns; DiskFullError leaves the previous state."""
         state = {
             "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(), "stage": self.stage,
             "stage_steps": self.stage_steps, "n_masked": self.n_masked, "n_steps": self.n_steps,
             "seconds": self.seconds, "log_weight": self.controller.log_weight, "rng": torch.get_rng_state(),
+            "settings": self._settings(),
         }  # fmt: skip
-        part = file.with_suffix(".part")
-        try:
-            with part.open("wb") as out:
-                torch.save(state, out)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(part, file)
-        except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
-            if isinstance(error, OSError) and not is_full(error):
-                raise
-            raise DiskFullError(
-                f"{file}: the state could not be written ({error}); the one before it is intact. Free about "
-                f"{3 * 4 * sum(p.numel() for p in self.student.parameters()) >> 20} MiB and run again with --resume",
-                path=str(file),
-            ) from error
+        write_state(state, file)
 
-    def resume(self, file: Path) -> None:
-        """Continues where `save` left off; source, tokens and recipe must be the same."""
-        state = torch.load(file, weights_only=True, map_location=self.device)
+    def _settings(self) -> dict[str, str]:
+        """All that makes two runs the same one, apart from source and tokens."""
+        budget = {"steps": self.budget.steps, "seconds": self.budget.seconds}
+        if self.budget.steps is not None:
+            del budget["seconds"]
+        return {
+            name: repr(value) for name, value in (asdict(self.recipe) | budget | {"processes": self.team.size}).items()
+        }
+
+    def resume(self, file: Path) -> dict[str, tuple[str, str]]:
+        """Continues where `save` left off; source and tokens must be the same.
+
+        Returns the settings that are other than when the state was saved, as (then, now): without any, the result is
+        that of a run which was never interrupted, to the bit.
+        """
+        state = read_state(file, self.device)
         shapes = {name: t.shape for name, t in self.student.state_dict().items()}
         if {name: t.shape for name, t in state["model"].items()} != shapes:
             raise SettingsError(
@@ -159,6 +165,8 @@ class Distiller:
         self.n_steps, self.seconds = state["n_steps"], state["seconds"]
         self.controller.log_weight = state["log_weight"]
         torch.set_rng_state(state["rng"].cpu())
+        then, now = state.get("settings", {}), self._settings()
+        return {name: (then[name], now[name]) for name in then.keys() & now.keys() if then[name] != now[name]}
 
     def export(self) -> CausalLM:
         """The student on the CPU; without predictors unless they have been trained."""
@@ -194,15 +202,11 @@ class Distiller:
         rows = self.tokens.sample(rng, recipe.batch * self.team.size, recipe.n_tokens)
         return torch.from_numpy(rows[:, :-1]).to(self.device)
 
-    def _make_student(self, source: Source) -> CausalLM:
-        """The teacher's weights and fresh predictors, sized for inputs of unit RMS."""
+    def _make_student(self) -> CausalLM:
+        """The teacher's weights, and fresh predictors if they are ever applied."""
         has_mask = self.recipe.shares[STAGES.index("masked")] > 0
         rank = self.recipe.rank if has_mask else 0
-        student = build(source.config, [rank] * source.config.num_hidden_layers)
-        student.load_state_dict(self.teacher.state_dict(), strict=False)
-        for name, weight in student.named_parameters():
-            if ".predictor." in name:
-                nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+        student = fresh_predictors(self.teacher, [rank] * self.teacher.config.num_hidden_layers)
         student.to(self.device).train()
         return student
 
@@ -222,10 +226,12 @@ class Distiller:
         self.student.requires_grad_(False)
         for parameter in trainable:
             parameter.requires_grad_(True)
-        decay = self.recipe.weight_decay
+        own = {id(p) for name, p in self.student.named_parameters() if ".predictor." in name}
+        rest, decay = [p for p in trainable if id(p) not in own], self.recipe.weight_decay
         groups = [
-            {"params": [p for p in trainable if p.dim() > 1], "weight_decay": decay},
-            {"params": [p for p in trainable if p.dim() == 1], "weight_decay": 0.0},
+            {"params": [p for p in rest if p.dim() > 1], "weight_decay": decay, PREDICTORS: False},
+            {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0, PREDICTORS: False},
+            {"params": [p for p in trainable if id(p) in own], "weight_decay": 0.0, PREDICTORS: True},
         ]
         return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.95), fused=True)
 
@@ -314,11 +320,11 @@ class Distiller:
         """A linear warm-up, then a cosine over the rest of the stage."""
         recipe = self.recipe
         cosine = 0.5 * (1.0 + math.cos(math.pi * local))
-        lr = recipe.lrs[self.stage] * (recipe.last_lr + (1.0 - recipe.last_lr) * cosine)
-        lr *= min(1.0, max((self.stage_steps + 1) / recipe.warmup_steps, local / recipe.warmup))
+        share = recipe.last_lr + (1.0 - recipe.last_lr) * cosine
+        share *= min(1.0, max((self.stage_steps + 1) / recipe.warmup_steps, local / recipe.warmup))
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+            group["lr"] = share * (recipe.predictor_lr if group[PREDICTORS] else recipe.lrs[self.stage])
+        return recipe.lrs[self.stage] * share
 
     def _check_finite(self, measured: dict[str, float], mine: dict[str, float], rows: Tensor) -> None:
         """`measured` is the team's: all stop at the same step; `mine` tells whose batch it was."""

@@ -195,6 +195,7 @@ def _recipe(args: argparse.Namespace, on_gpu: bool) -> Any:
         activation=args.activation,
         shares=args.shares or (base.shares if args.activation == "drelu" else alone),
         lrs=tuple(args.lr * lr for lr in base.lrs),  # type: ignore[arg-type, unused-ignore]
+        predictor_lr=args.lr * base.predictor_lr,
         batch=args.batch or (64 if on_gpu else 8),
         n_tokens=args.seq or (512 if on_gpu else 256),
         zero_target=args.zero_target,
@@ -250,9 +251,11 @@ def _open(args: argparse.Namespace, work: Path, team: Team, device: str) -> tupl
     guide = open_guide(args, source, device)
     run = Distiller(source, shards, _recipe(args, on_gpu), budget, device, dtype, args.last_mix, guide, team)
     if args.resume and (work / STATE).exists():
-        run.resume(work / STATE)
+        changed = run.resume(work / STATE)
         if team.is_first:
             _say(f"resumed at step {run.n_steps}, {run.progress:.1%}")
+            for name, (then, now) in sorted(changed.items()):
+                _say(f"note: {name} was {then} before, is {now} from here on")
     return run, source, shards
 
 

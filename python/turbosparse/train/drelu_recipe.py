@@ -20,6 +20,7 @@ class DreluRecipe:
 
     shares: tuple[float, float, float, float] = (0.25, 0.1, 0.45, 0.2)
     lrs: tuple[float, float, float, float] = (1e-3, 5e-4, 3e-4, 2e-4)
+    predictor_lr: float = 2e-3  # they start from nothing in the last stage, where the model is nearly done
     batch: int = 8
     n_tokens: int = 256
     last_lr: float = 0.1  # of lr, at a stage's end

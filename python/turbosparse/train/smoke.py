@@ -20,9 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TOLERANCE = 1e-4  # of the logits' range
-PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-
 
 @dataclass
 class Summary:
@@ -116,24 +113,15 @@ def _last_step(log: Path) -> int:
 
 def compare_logits(directory: Path, gguf: Path, summary: Summary) -> None:
     """The engine against torch, both modes, F32; then a few words."""
-    import numpy as np
-    import torch
-
     from turbosparse import Model
     from turbosparse.convert import convert
-    from turbosparse.torch import load
-    from turbosparse.torch.layers import Run
+    from turbosparse.train.student_check import TEXT, TOLERANCE, logit_errors
 
     convert(directory, gguf, outtype="f32", force=True)
-    model: Any = load(directory)
-    with Model(gguf, kv_type="f32", flash_attn="off") as engine:  # flash attention rounds to F16
-        tokens = engine.tokenize(PROMPT, parse_special=True)
-        for mode, run in (("exact", Run(dense=True)), ("predicted", Run())):
-            with torch.no_grad():
-                expected = model(torch.tensor([tokens]), run)[0].numpy()
-            error = float(np.abs(engine.logits(tokens, mode=mode) - expected).max() / np.ptp(expected))
-            summary.check(f"the engine's logits are torch's, {mode}", error < TOLERANCE, f"{error:.1e} of their range")
-        made = _greedy(engine, tokens, 16)
+    for mode, error in logit_errors(directory, gguf).items():
+        summary.check(f"the engine's logits are torch's, {mode}", error < TOLERANCE, f"{error:.1e} of their range")
+    with Model(gguf) as engine:
+        made = _greedy(engine, engine.tokenize(TEXT, parse_special=True), 16)
         summary.check("the engine generates", bool(made.strip()), repr(made))
 
 

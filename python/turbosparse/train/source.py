@@ -181,6 +181,9 @@ def _gguf_config(fields: dict[str, Any], path: Path, names: set[str]) -> Config:
     if arch != "llama" or fields.get("llama.rope.scaling.type") or fields.get("llama.expert_count"):
         raise SourceError(f"{path}: architecture {arch!r}: expected a plain llama", path=str(path), found=arch)
     key = {k.removeprefix("llama."): v for k, v in fields.items() if k.startswith("llama.")}
+    for name in _NEEDED:
+        if name not in key:
+            raise SourceError(f"{path}: the key llama.{name} is missing", path=str(path), key=f"llama.{name}")
     return Config(
         model_type="bamboo",
         vocab_size=len(fields["tokenizer.ggml.tokens"]),
@@ -200,6 +203,10 @@ def _gguf_config(fields: dict[str, Any], path: Path, names: set[str]) -> Config:
     )
 
 
+_NEEDED = (
+    "embedding_length", "feed_forward_length", "block_count", "attention.head_count", "context_length",
+    "attention.layer_norm_rms_epsilon",
+)  # fmt: skip
 _NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from turbosparse.torch.checkpoint import build
 from turbosparse.torch.decoder import CausalLM
 from turbosparse.torch.layers import Run, drelu, swiglu
 from turbosparse.train.walk import walk
@@ -37,6 +38,16 @@ def _flip(mlp: Any, which: Tensor) -> int:
     mlp.up_proj.weight.mul_(sign[:, None])
     mlp.down_proj.weight.mul_(sign[None, :])
     return int(which.sum())
+
+
+def fresh_predictors(model: CausalLM, ranks: list[int]) -> CausalLM:
+    """A copy with new predictors of these ranks (0: none) in place of any it has, sized for inputs of unit RMS."""
+    out = build(model.config, ranks)
+    out.load_state_dict({k: t for k, t in model.state_dict().items() if ".predictor." not in k}, strict=False)
+    for name, weight in out.named_parameters():
+        if ".predictor." in name:
+            nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+    return out
 
 
 def token_error(made: Tensor, wanted: Tensor) -> Tensor:

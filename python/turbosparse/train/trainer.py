@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from turbosparse.torch.checkpoint import build
 from turbosparse.torch.layers import Run
 from turbosparse.train.losses import Controller, Meter, Terms
 from turbosparse.train.recipe import Recipe
+from turbosparse.train.state import read_state, write_state
 from turbosparse.train.stream import Tokens, batch_at
 
 LOG_COLUMNS = (
@@ -113,13 +113,11 @@ class Trainer:
             "n_steps": self.n_steps,
             "seconds": self.seconds,
         }
-        part = file.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, file)
+        write_state(state, file)
 
     def resume(self, file: Path) -> None:
         """Continues where `save` left off; recipe and streams must be the same."""
-        state = torch.load(file, weights_only=True)
+        state = read_state(file)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.controller.log_weight = state["log_weight"]

@@ -17,8 +17,11 @@ from ..plan import Settings, Work, tokens
 PLAIN = "CPU"
 LOG_WARN, LOG_ERROR = 3, 4  # enum ggml_log_level
 DEVICE_CPU = 0  # enum ggml_backend_dev_type
-FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
-TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
+FLASH_ATTN = {
+    "auto": C.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "off": C.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    "on": C.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+}
 
 _EXTRA_BUFTS = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
 
@@ -29,6 +32,11 @@ def _pointer(name: str, *arguments: Any) -> int | None:
     function.restype = ctypes.c_void_p
     value = function(*(ctypes.c_void_p(a) if isinstance(a, int) and a > 0xFFFF else a for a in arguments))
     return None if value is None else int(value)
+
+
+def _type(name: str) -> int:
+    """ "q8_0" -> enum ggml_type"""
+    return int(getattr(C, f"GGML_TYPE_{name.upper()}"))
 
 
 def _name(buft: int) -> str:
@@ -112,7 +120,7 @@ class Llama:
         params.n_batch, params.n_ubatch = settings.n_batch, settings.n_ubatch
         params.n_threads = params.n_threads_batch = settings.n_threads
         params.flash_attn_type = FLASH_ATTN[settings.flash_attn]
-        params.type_k, params.type_v = TYPES[settings.type_k], TYPES[settings.type_v]
+        params.type_k, params.type_v = _type(settings.type_k), _type(settings.type_v)
         params.no_perf = True
         self.context = C.llama_init_from_model(self.model, params)
         if not self.context:
@@ -144,16 +152,16 @@ class Llama:
         if work.warm:
             self._step(at, n_seq)
             at += 1
+        prompts = [tokens(work.n_prompt, self.n_vocab, at, sequence) for sequence in range(n_seq)]
         start = time.perf_counter_ns()
-        for sequence in range(n_seq):
-            self._prompt(work.n_prompt, at, sequence)
+        for sequence, ids in enumerate(prompts):
+            self._prompt(ids, at, sequence)
         for position in range(at + work.n_prompt, at + work.n_tokens):
             self._step(position, n_seq)
         return time.perf_counter_ns() - start
 
-    def _prompt(self, n: int, at: int, sequence: int) -> None:
-        ids = tokens(n, self.n_vocab, at, sequence)
-        for i in range(0, n, self.n_batch):
+    def _prompt(self, ids: list[int], at: int, sequence: int) -> None:
+        for i in range(0, len(ids), self.n_batch):
             part = ids[i : i + self.n_batch]
             self._decode([(token, at + i + k, sequence) for k, token in enumerate(part)])
 

@@ -9,9 +9,12 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from ...errors import ArgumentError
+from ...server.engine import MAX_SHIFT
 from ...server.sse import EventStream, data
 from ..service import Service
 from .json import body, key, route, take, thread
+
+MAX_SHIFTS = 8  # measured at once
 
 
 def routes(service: Service) -> list[Route]:
@@ -75,7 +78,13 @@ def routes(service: Service) -> list[Route]:
         return {"comparison": await thread(store.comparison, key(request))}
 
     async def recall(request: Request) -> Any:
-        return await replies.recall(key(request))
+        shifts = take(await body(request), "threshold_shifts", list, [0.0])
+        if not 0 < len(shifts) <= MAX_SHIFTS or not all(
+            isinstance(s, (int, float)) and abs(s) <= MAX_SHIFT for s in shifts
+        ):
+            expected = f"1 to {MAX_SHIFTS} numbers of at most {MAX_SHIFT}"
+            raise ArgumentError(f"threshold_shifts must be {expected}", where="threshold_shifts", expected=expected)
+        return await replies.recall(key(request), shifts)
 
     async def trace(request: Request) -> Any:
         return {"rows": await thread(store.trace, key(request)) or []}

@@ -7,7 +7,7 @@ import { Dialogs } from "./dialogs.js";
 import { listen } from "./keys.js";
 import { Panel } from "./panel.js";
 import { Sidebar } from "./sidebar.js";
-import { dropToast, importFile, load, set, start, state, toast, watch } from "./state.js";
+import { dropToast, importFile, offer, set, start, state, toast, watch } from "./state.js";
 import * as api from "./api.js";
 import { Thread } from "./thread.js";
 import { TopBar } from "./topbar.js";
@@ -69,13 +69,13 @@ async function dropped(event) {
   const file = event.dataTransfer.files[0];
   if (!file) return;
   const native = file.pywebviewFullPath;
-  if (native) return void load(native);
+  if (native) return void offer(native);
   if (!entry?.isDirectory && /\.(json|zip)$/.test(file.name)) return void importFile(file);
   if (!entry?.isDirectory && !file.name.endsWith(".gguf")) {
     return toast("Drop a .gguf model, a checkpoint directory, or exported conversations (.json, .zip)");
   }
   const { path } = await api.post("/models/locate", { name: file.name, size: entry?.isDirectory ? null : file.size });
-  if (path) return void load(path);
+  if (path) return void offer(path);
   toast(`Browsers do not say where ${file.name} lies, and it was not found nearby. Please pick it here.`);
   set({ dialog: { name: "models", browse: true } });
 }

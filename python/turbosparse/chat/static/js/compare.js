@@ -2,6 +2,7 @@
 
 import { html } from "/static/vendor/preact.js";
 import { Figures, GrowingProse, Prose, useLive } from "./message.js";
+import { nameOf } from "./ways.js";
 
 // Where two texts part, in characters.
 export function common(a, b) {
@@ -28,14 +29,12 @@ function Column({ name, stats, children }) {
   </section>`;
 }
 
-const NAMES = { dense: "Dense", exact: "Exact", predicted: "Fast (predicted)" };
-
 export function Comparison({ message, live, result }) {
   useLive(live);
   const mode = message.stats.mode || "";
   return html`<div class="comparison" role="group" aria-label="Comparison with dense">
     <div class="columns">
-      <${Column} name=${NAMES[mode] || mode || "This reply"} stats=${message.stats}><${Prose} text=${message.content} /><//>
+      <${Column} name=${mode ? nameOf(mode, message.stats.threshold_shift) : "This reply"} stats=${message.stats}><${Prose} text=${message.content} /><//>
       <${Column} name="Dense" stats=${live ? live.stats : result?.stats}>
         ${live ? html`<${GrowingProse} live=${live} />` : html`<${Prose} text=${result?.content || ""} />`}
       <//>

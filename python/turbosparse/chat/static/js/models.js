@@ -3,11 +3,9 @@
 import { html, useEffect, useState } from "/static/vendor/preact.js";
 import * as api from "./api.js";
 import { Dialog } from "./dialogs.js";
-import { bytes } from "./format.js";
+import { bytes, integer } from "./format.js";
 import { Icon } from "./icons.js";
-import { attempt, load, state } from "./state.js";
-
-const KINDS = { bundled: "bundled", extra: "extra", recent: "recent" };
+import { attempt, load, offer, state, unload } from "./state.js";
 
 function Plan({ path, options }) {
   const [plan, setPlan] = useState(null);
@@ -91,31 +89,37 @@ function Failure() {
   const { error, path, task } = state.model;
   if (!error || task) return null;
   return html`<div class="failure" role="alert">
-    <strong>${path.split(/[\\/]/).at(-1)} could not be opened</strong>
+    <strong>${fileName(path)} could not be opened</strong>
     <p>${error.message}</p>
     ${error.needed > 0 && html`<p>${bytes(error.needed)} needed, ${bytes(error.available)} available.</p>`}
   </div>`;
 }
 
-export function ModelDialog({ browse }) {
+const fileName = (path) => path.split(/[\\/]/).at(-1);
+
+export function ModelDialog({ browse, picked }) {
   const [models, setModels] = useState([]);
   const [chosen, setChosen] = useState(null);
+  useEffect(() => setChosen(picked), [picked]);
+  const others = models.filter((model) => model.path !== picked);
+  const shown = picked ? [{ name: fileName(picked), path: picked, kind: "picked", note: "It does not fit as it is." }, ...others] : models;
   const [options, setOptions] = useState({});
   const { card } = state.model;
   useEffect(() => void attempt(() => api.get("/models")).then((found) => found && setModels(found.models)), []);
   return html`<${Dialog} title="Model" wide>
     ${card &&
     html`<div class="model-now">
+      <button type="button" class="quiet" onClick=${unload}>Unload</button>
       <strong>${card.name}</strong>${card.sparse ? "" : html` <span class="badge">sparsity off</span>`}
-      <span class="muted">${card.n_layer} layers, ${card.n_ff} neurons each, context ${card.n_ctx}, ${bytes(card.bytes_file)}</span>
+      <span class="muted">${card.n_layer} layers, ${card.n_ff} neurons each, context ${integer(card.n_ctx)}, ${bytes(card.bytes_file)}</span>
       ${!card.sparse && html`<p>${card.note}</p>`}
     </div>`}
     <${Failure} /><${Task} />
     <ul class="rows models">
-      ${models.map(
+      ${shown.map(
         (model) => html`<li key=${model.path}>
           <button type="button" class="row-button" aria-expanded=${chosen === model.path ? "true" : "false"} onClick=${() => setChosen(chosen === model.path ? null : model.path)}>
-            <${Icon} name="file" /><span>${model.name}</span><span class="muted">${model.bytes ? `${bytes(model.bytes)}, ` : ""}${KINDS[model.kind]}</span>
+            <${Icon} name="file" /><span>${model.name}</span><span class="muted">${model.bytes ? `${bytes(model.bytes)}, ` : ""}${model.kind}</span>
           </button>
           ${chosen === model.path &&
           html`<div class="model-more">
@@ -130,7 +134,7 @@ export function ModelDialog({ browse }) {
     <details class="browse" open=${browse}>
       <summary>From this computer</summary>
       <p class="muted">A .gguf file, or a Hugging Face checkpoint directory, which is converted first. You can also drop either on the window.</p>
-      <${Browser} onPick=${(path) => load(path)} />
+      <${Browser} onPick=${offer} />
     </details>
   <//>`;
 }

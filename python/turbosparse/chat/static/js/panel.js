@@ -6,8 +6,9 @@ import { bytes, integer, percent, predictorShare, rate } from "./format.js";
 import { IconButton } from "./icons.js";
 import { useLive } from "./message.js";
 import { SettingsPanel } from "./settings.js";
-import { attempt, set, settingsNow, state, togglePanel, trace } from "./state.js";
+import { attempt, set, setSettings, state, togglePanel, trace } from "./state.js";
 import { Strip } from "./strip.js";
+import { modeNow, nameOf, SHIFTS, shiftNow, signed, WAYS } from "./ways.js";
 
 export function Panel() {
   const title = state.panel === "sparsity" ? "Sparsity at work" : "Prompt and sampling";
@@ -60,9 +61,9 @@ function Bytes({ sparsity }) {
     source="derived"
     parts=${[
       { name: "read", text: bytes(sparsity.bytes_read / n), share, kind: "hot" },
-      { name: "saved of dense", text: bytes(sparsity.bytes_dense / n), share: Math.max(1 - share, 0), kind: "cold" },
+      { name: "saved", text: bytes(Math.max(sparsity.bytes_dense - sparsity.bytes_read, 0) / n), share: Math.max(1 - share, 0), kind: "cold" },
     ]}
-    note="FFN and predictor bytes are counted; attention, embedding and head follow from tensor sizes."
+    note=${`Dense reads ${bytes(sparsity.bytes_dense / n)}.${sparsity.bytes_read > sparsity.bytes_dense ? " This read more: the predictor cost more than it saved." : ""} FFN and predictor bytes are counted; attention, embedding and head follow from tensor sizes.`}
   />`;
 }
 
@@ -80,34 +81,75 @@ function Time({ sparsity, timings }) {
   />`;
 }
 
-// Which memory served the active neurons. There is one pool until a GPU split exists; it says so.
-function Pools() {
+// Which memory served the active neurons: one pool, as this build computes on the CPU alone.
+function Pools({ active }) {
+  const { card } = state.model;
+  if (!card) return null;
+  const pool = card.resident ? "RAM in large pages" : "RAM as mapped file";
   return html`<${Bar}
     label="Active neurons served by"
     source="derived"
-    parts=${[{ name: "RAM", text: "100 %", share: 1, kind: "warm" }]}
-    note="This build computes every neuron on the CPU; there is no other pool yet."
+    parts=${[{ name: pool, text: "100 %", share: 1, kind: "hot" }]}
+    note=${`${active == null ? "" : `${percent(active)} of all neurons were active. `}This build computes every neuron on the CPU: there is no GPU pool, so nothing is hot or cold by place.`}
   />`;
+}
+
+// The predictor's threshold, for those who want another than Balanced's and Fast's.
+function Threshold() {
+  const { card } = state.model;
+  const [moving, setMoving] = useState(null);
+  if (!card?.modes.includes("predicted") || modeNow() !== "predicted") return null;
+  const value = moving ?? shiftNow();
+  const [least, most, step] = SHIFTS;
+  const save = (event) => {
+    setMoving(null);
+    setSettings({ mode: "predicted", threshold_shift: Number(event.target.value) });
+  };
+  return html`<div class="meter">
+    <div class="slider">
+      <label for="threshold">Predictor's threshold</label>
+      <output>${signed(value)}<span class="muted"> from the file's</span></output>
+      <input type="range" id="threshold" min=${least} max=${most} step=${step} value=${value} onInput=${(e) => setMoving(Number(e.target.value))} onChange=${save} />
+      <span class="ends" aria-hidden="true"><span>misses less</span><span>computes less</span></span>
+    </div>
+  </div>`;
+}
+
+// Balanced, Fast, and the threshold that is set, if it is neither.
+function candidates() {
+  const shifts = WAYS.filter((way) => way.mode === "predicted").map((way) => way.shift);
+  const own = shiftNow();
+  return modeNow() === "predicted" && !shifts.includes(own) ? [...shifts, own] : shifts;
 }
 
 function Recall() {
   const [found, setFound] = useState(null);
   const [busy, setBusy] = useState(false);
   const { card } = state.model;
-  if (!card?.modes.includes("predicted") || !card.modes.includes("exact") || !state.current?.messages.length) return null;
+  const id = state.current?.conversation.id;
+  useEffect(() => setFound(null), [id, card?.path]);
+  if (!card?.modes.includes("predicted") || !state.current?.messages.length) return null;
   const measure = async () => {
     setBusy(true);
-    const answer = await attempt(() => api.post(`/conversations/${state.current.conversation.id}/recall`));
+    const answer = await attempt(() => api.post(`/conversations/${id}/recall`, { threshold_shifts: candidates() }));
     setBusy(false);
     if (answer) setFound(answer);
   };
+  const row = (name, each) => html`<tr key=${name}>
+    <th scope="row">${name}</th>
+    <td class="recall-bar"><span class="bar" aria-hidden="true"><span class="hot" style=${{ width: `${100 * each.recall}%` }}></span></span></td>
+    <td>${percent(each.recall)}</td><td>${percent(each.weighted_recall)}</td><td>${percent(each.selected)}</td>
+  </tr>`;
   return html`<div class="meter">
     <div class="meter-head"><span>Recall of the predictor</span>${found && html`<span class="source measured">measured</span>`}</div>
     ${found
-      ? html`<p class="big-figure">${percent(found.recall)}</p>
-          <p class="meter-note">Over the ${integer(found.tokens)} tokens of this conversation, Fast found ${percent(found.recall)} as many active neurons as Exact (${percent(found.active_predicted)} against ${percent(found.active_exact)} of all).</p>`
-      : html`<p class="meter-note">Reads this conversation once in Exact and once in Fast, and compares how many neurons were active.</p>`}
-    <button type="button" class="quiet" disabled=${busy} onClick=${measure}>${busy ? "Measuring..." : found ? "Measure again" : "Measure"}</button>
+      ? html`<table class="recall">
+            <thead><tr><td></td><td></td><th scope="col" title="Share of the active neurons that were selected">found</th><th scope="col" title="The same, each neuron counted by its activation">by weight</th><th scope="col" title="Share of all neurons that were selected">selected</th></tr></thead>
+            <tbody>${found.found.map((each) => row(nameOf("predicted", each.threshold_shift), each))}</tbody>
+          </table>
+          <p class="meter-note">Of the neurons that are active, the share that the predictor lets pass: ${integer(found.found[0].columns)} FFN evaluations of this conversation's first ${integer(found.tokens)} tokens were also computed in full. Exact and Dense miss none.</p>`
+      : html`<p class="meter-note">Reads the beginning of this conversation in Balanced and in Fast, computes a quarter of it also in full, and counts which active neurons the predictor missed.</p>`}
+    <button type="button" class="quiet" id="measure-recall" disabled=${busy} onClick=${measure}>${busy ? "Measuring..." : found ? "Measure again" : "Measure"}</button>
   </div>`;
 }
 
@@ -122,18 +164,19 @@ function SparsityPanel() {
   const { card } = state.model;
   if (card && !card.sparse) return html`<p class="panel-note"><strong>Sparsity off.</strong> ${card.note}</p>`;
   const stats = live ? live.stats : message?.stats;
-  if (!stats?.sparsity) return html`<p class="panel-note">Send a message: what each layer does appears here, token by token.</p><${Pools} />`;
+  if (!stats?.sparsity) return html`<p class="panel-note">Send a message: what each layer does appears here, token by token.</p><${Threshold} /><${Pools} />`;
   const { sparsity, timings } = stats;
   return html`
-    <p class="panel-note">${live ? "The latest token of the reply under way." : `The reply of ${integer(timings?.predicted_n || 0)} tokens, mode ${sparsity.mode}.`}
+    <p class="panel-note">${live ? "The latest token of the reply under way." : `The reply of ${integer(timings?.predicted_n || 0)} tokens, ${nameOf(sparsity.mode, stats.threshold_shift)}.`}
       ${state.subject && html`<button type="button" class="quiet inline" onClick=${() => set({ subject: null })}>Show the latest</button>`}
     </p>
     ${(live || rows?.length > 0) && html`<${Strip} rows=${rows || []} live=${live} />`}
     <${Rows} sparsity=${sparsity} />
     <${Bytes} sparsity=${sparsity} />
     <${Time} sparsity=${sparsity} timings=${timings} />
-    <${Pools} />
+    <${Threshold} />
     <${Recall} />
-    <p class="panel-note small">${card && `New replies: mode ${settingsNow().mode || card.default_mode}. `}<i class="source measured">measured</i> is counted or timed while the work is done, <i class="source derived">derived</i> follows from tensor sizes. Nothing is estimated.</p>
+    <${Pools} active=${sparsity.active_frac} />
+    <p class="panel-note small">${card && `New replies: ${nameOf(modeNow(), shiftNow())}. `}<i class="source measured">measured</i> is counted or timed while the work is done, <i class="source derived">derived</i> follows from tensor sizes. Nothing is estimated.</p>
   `;
 }

@@ -11,14 +11,16 @@ const SLIDERS = [
   ["top_p", "Top p", 0, 1, 0.01, "smallest set of tokens with this probability; 1 = off"],
   ["top_k", "Top k", 0, 200, 1, "the k likeliest tokens; 0 = off"],
   ["min_p", "Min p", 0, 0.5, 0.01, "at least this likely relative to the best; 0 = off"],
-  ["repeat_penalty", "Repeat penalty", 1, 2, 0.01, "1 = off"],
+  ["repeat_penalty", "Repeat penalty", 1, 2, 0.01, "divides the logits of tokens seen lately; 1 = off"],
+  ["frequency_penalty", "Frequency penalty", 0, 2, 0.05, "subtracted for each time a token was seen; 0 = off"],
+  ["presence_penalty", "Presence penalty", 0, 2, 0.05, "subtracted once for a token that was seen; 0 = off"],
 ];
 const NUMBERS = [
   ["max_tokens", "Longest reply", "no limit", "tokens; empty = to the end of the context"],
   ["seed", "Seed", "drawn", "empty = a new one for each reply"],
 ];
 
-const defaultOf = (name) => state.model.card?.defaults[name] ?? { temperature: 0.8, top_p: 0.95, top_k: 40, min_p: 0.05, repeat_penalty: 1 }[name];
+const defaultOf = (name) => state.model.card?.defaults[name] ?? { temperature: 0.8, top_p: 0.95, top_k: 40, min_p: 0.05, repeat_penalty: 1, frequency_penalty: 0, presence_penalty: 0 }[name];
 
 function Slider({ spec: [name, label, min, max, step, why] }) {
   const chosen = settingsNow()[name];

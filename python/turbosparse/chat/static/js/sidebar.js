@@ -1,6 +1,6 @@
 // The list of conversations: search, folders, pins, rename, delete.
 
-import { html, useEffect, useRef, useState } from "/static/vendor/preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "/static/vendor/preact.js";
 import * as api from "./api.js";
 import { when } from "./format.js";
 import { Icon, IconButton } from "./icons.js";
@@ -27,8 +27,8 @@ function Results({ hits }) {
 
 function Menu({ conversation, close }) {
   const menu = useRef(null);
+  useLayoutEffect(() => menu.current.querySelector("button").focus(), []);
   useEffect(() => {
-    menu.current.querySelector("button").focus();
     const outside = (event) => menu.current?.contains(event.target) || close();
     addEventListener("pointerdown", outside);
     return () => removeEventListener("pointerdown", outside);

@@ -49,10 +49,12 @@ export function set(change) {
 
 let toastId = 0;
 
+// It goes by itself, but not while one points at it.
 export function toast(text, action) {
   const item = { id: ++toastId, text, action };
   set({ toasts: [...state.toasts, item].slice(-3) });
-  setTimeout(() => dropToast(item.id), action ? 8000 : 4000);
+  const go = () => (document.querySelector(".toasts:hover, .toasts:focus-within") ? setTimeout(go, 1000) : dropToast(item.id));
+  setTimeout(go, action ? 10_000 : 4000);
 }
 
 export const dropToast = (id) => set({ toasts: state.toasts.filter((item) => item.id !== id) });
@@ -141,18 +143,30 @@ export async function remove(id) {
   });
 }
 
+let saving = Promise.resolve(); // one after the other, so that the last change wins
+
+function save(id, values) {
+  saving = saving.then(() => attempt(() => api.patch(`/conversations/${id}`, values)));
+  return saving;
+}
+
 // Settings of this conversation, or of the one to come.
 export const settingsNow = () => state.current?.conversation.settings || state.draft;
 
+// Shown at once: who moves a slider by keys must not wait for the server between two of them.
 export async function setSettings(values) {
   const settings = { ...settingsNow(), ...values };
-  if (state.current) await change(state.current.conversation.id, { settings });
-  else set({ draft: settings });
+  if (!state.current) return set({ draft: settings });
+  const { conversation } = state.current;
+  set({ current: { ...state.current, conversation: { ...conversation, settings } } });
+  await save(conversation.id, { settings });
 }
 
 export async function setPrompt(system_prompt) {
-  if (state.current) await change(state.current.conversation.id, { system_prompt });
-  else set({ draftPrompt: system_prompt });
+  if (!state.current) return set({ draftPrompt: system_prompt });
+  const { conversation } = state.current;
+  set({ current: { ...state.current, conversation: { ...conversation, system_prompt } } });
+  await save(conversation.id, { system_prompt });
 }
 
 // --- replies --------------------------------------------------------------------
@@ -174,6 +188,7 @@ export function attach(message) {
 }
 
 export async function send(content) {
+  await saving; // what was set a moment ago holds for this reply
   let { current } = state;
   if (!current) {
     const body = { settings: state.draft, system_prompt: state.draftPrompt };
@@ -209,7 +224,7 @@ export async function stop(id = replying()?.id) {
 }
 
 export async function regenerate(id) {
-  await stop();
+  await Promise.all([stop(), saving]);
   const reply = await attempt(() => api.post(`/messages/${id}/regenerate`));
   if (!reply) return;
   const at = state.current.messages.findIndex((message) => message.id === id);
@@ -218,12 +233,13 @@ export async function regenerate(id) {
 }
 
 export async function proceed(id) {
+  await saving;
   const reply = await attempt(() => api.post(`/messages/${id}/continue`));
   if (reply) setMessages(state.current.messages.map((message) => (message.id === id ? reply : message)));
 }
 
 export async function edit(id, content) {
-  await stop();
+  await Promise.all([stop(), saving]);
   const messages = await attempt(() => api.post(`/messages/${id}/edit`, { content }));
   if (!messages) return;
   set({ editing: null });
@@ -293,6 +309,18 @@ export async function load(path, options) {
   if (!model) return;
   set({ model });
   await followModel();
+}
+
+// Opens a file that fits; of one that does not, the plan comes first.
+export async function offer(path) {
+  const plan = await api.post("/models/plan", { path }).catch(() => null); // none of a checkpoint; load says what is wrong
+  if (plan && !plan.fits) set({ dialog: { name: "models", picked: path } });
+  else await load(path);
+}
+
+export async function unload() {
+  const model = await attempt(() => api.post("/models/unload"));
+  if (model) set({ model });
 }
 
 export async function followModel() {

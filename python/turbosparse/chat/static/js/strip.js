@@ -7,8 +7,8 @@ import { LAYERS, TEXT, paced } from "./live.js";
 const GAP = 1;
 
 function colours(canvas) {
-  const style = getComputedStyle(canvas);
-  return { hot: style.getPropertyValue("--strip-hot").trim(), cold: style.getPropertyValue("--strip-cold").trim() };
+  const { color: hot, borderTopColor: cold } = getComputedStyle(canvas); // resolved, as a canvas wants them
+  return { hot, cold };
 }
 
 // Largest share shown at full colour: what 98 of 100 cells stay below, so that one outlier does not blacken the rest.

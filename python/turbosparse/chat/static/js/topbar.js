@@ -2,7 +2,8 @@
 
 import { html, useRef, useState } from "/static/vendor/preact.js";
 import { IconButton, Icon } from "./icons.js";
-import { change, set, setSettings, settingsNow, startNew, state, togglePanel, toggleSidebar } from "./state.js";
+import { change, set, startNew, state, togglePanel, toggleSidebar } from "./state.js";
+import { choose, modeNow, shiftNow, wayOf, waysOf } from "./ways.js";
 
 function Title() {
   const [editing, setEditing] = useState(false);
@@ -32,30 +33,24 @@ function Title() {
   return html`<h1 class="title"><button type="button" title="Rename" onClick=${begin}>${title || "Conversation"}</button></h1>`;
 }
 
-const MODES = [
-  ["dense", "Dense", "Every neuron is computed. The yardstick."],
-  ["exact", "Exact", "Neurons that come out as zero are skipped; the result is the same as dense."],
-  ["predicted", "Fast", "A predictor picks the neurons. What TurboSparse models were trained with, but an approximation of dense."],
-];
-
 export function ModeDial() {
   const { card } = state.model;
   if (!card) return null;
   if (!card.sparse) {
     return html`<button type="button" class="badge" title=${card.note} onClick=${() => set({ dialog: { name: "models" } })}>sparsity off</button>`;
   }
-  const chosen = settingsNow().mode || card.default_mode;
+  const chosen = wayOf(modeNow(), shiftNow());
   return html`<div class="dial" role="radiogroup" aria-label="Which neurons are computed">
-    ${MODES.filter(([mode]) => card.modes.includes(mode)).map(
-      ([mode, label, why]) => html`<button
+    ${waysOf(card).map(
+      (way) => html`<button
         type="button"
         role="radio"
-        key=${mode}
-        aria-checked=${mode === chosen ? "true" : "false"}
-        title=${why}
-        onClick=${() => setSettings({ mode })}
+        key=${way.id}
+        aria-checked=${way === chosen ? "true" : "false"}
+        title=${way.why}
+        onClick=${() => choose(way)}
       >
-        ${label}
+        ${way.name}
       </button>`,
     )}
   </div>`;

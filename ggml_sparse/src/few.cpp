@@ -1,0 +1,305 @@
+#include "few.h"
+
+#include "carver.h"
+#include "clock.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+namespace ggml_sparse {
+
+namespace {
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// What threads do between two barriers.
+enum phase { PHASE_X, PHASE_HIDDEN, PHASE_HIDDEN_X, PHASE_LOGITS, PHASE_GATE_UP, PHASE_DOWN, PHASE_REDUCE, N_PHASE };
+
+// x as one matrix wants it.
+struct x_slot {
+    const weight_type * type = nullptr;
+    uint8_t *           dst  = nullptr; // null where the dot takes x as it is
+
+    void lay_out(const row_reader & rows, carver & c) {
+        type = &rows.type();
+        dst  = type->form == x_form::F32 ? nullptr : c.take<uint8_t>(x_prepared_size(*type, rows.n_col()));
+    }
+    void prepare(const float * x, int64_t n) const {
+        if (dst) {
+            x_prepare(*type, x, n, dst);
+        }
+    }
+    const void * get(const float * x) const { return dst ? static_cast<const void *>(dst) : x; }
+};
+
+struct column {
+    const float * x;
+    float *       y;
+    x_slot        first, second, pred, hidden_x;
+    float *       x_scaled; // [n_embd], x * pred_in_scale
+    float *       hidden;   // [r]
+    unit_list     units;    // [r], where by unit
+    float *       logits;   // [N_UNIT_PIECE, n_ff], where by unit
+    uint8_t *     mask;     // [n_ff]
+    float *       h;        // [n_ff]
+    float *       acc;      // [N_PIECE, n_embd]
+};
+
+// One FFN on its columns: n_unit(p) units of work in phase p, which threads take as they come.
+class few_ffn {
+  public:
+    few_ffn(const ffn_call & call, const ffn_run_params & params);
+
+    void    lay_out(carver & c);
+    int64_t n_unit(phase p) const;
+    void    run(phase p, int64_t u, neuron_counts & counts);
+
+  private:
+    void lay_out_predictor(column & col, carver & c) const;
+
+    void prepare_x(const column & col, int64_t what) const;
+    void prepare_hidden(column & col) const;
+    void logits(const column & col, int64_t u, neuron_counts & counts) const;
+    void gate_up_unit(const column & col, int64_t u, neuron_counts & counts) const;
+    void down(const column & col, int64_t u, neuron_counts & counts) const;
+    void reduce(const column & col, int64_t u) const;
+
+    const ffn_call        call_;
+    const ggml_sparse_isa isa_;
+    const bool            predicted_;
+    const int64_t         n_embd_, n_ff_;
+    const branches        branches_;
+    const row_reader      down_t_;
+    const bool            by_unit_;
+    row_reader            fc1_, fc2_; // fc2_: fc2_t where by_unit_
+    const int64_t         slice_;     // of n_ff, in PHASE_LOGITS by unit
+    const int64_t         width_;     // of n_ff, in PHASE_GATE_UP
+    const int64_t         part_;      // of n_embd, in PHASE_DOWN
+    std::vector<column>   columns_;
+};
+
+constexpr int64_t N_ALIGN  = 512; // where rows are cut: every type's block, and whole vectors of factors (cpu/units.cpp)
+constexpr int64_t N_REDUCE = 512;
+
+// Width of the parts that n is cut into, so that n_piece pieces of each make n_unit units of work.
+int64_t part_of(int64_t n, int n_piece, int n_unit) { return divide_up(n, divide_up(n_unit, n_piece) * N_ALIGN) * N_ALIGN; }
+
+few_ffn::few_ffn(const ffn_call & call, const ffn_run_params & params)
+    : call_(call), isa_(params.kernels->isa), predicted_(call.ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(call.ffn.up.n_col),
+      n_ff_(call.ffn.up.n_row), branches_(branches_of(call.ffn, *params.kernels)), down_t_(call.ffn.down_t, *params.kernels),
+      by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE, 4 * params.n_threads)), width_(gate_up_width(n_ff_)),
+      part_(part_of(n_embd_, N_PIECE, 16 * params.n_threads)), columns_(static_cast<size_t>(call.cols.n)) {
+    if (predicted_) {
+        fc1_ = row_reader(call.ffn.fc1, *params.kernels);
+        fc2_ = row_reader(by_unit_ ? call.ffn.fc2_t : call.ffn.fc2, *params.kernels);
+    }
+    for (size_t c = 0; c < columns_.size(); ++c) {
+        columns_[c].x = call.cols.x[c];
+        columns_[c].y = call.cols.y[c];
+    }
+}
+
+void few_ffn::lay_out(carver & c) {
+    const auto n_ff = static_cast<size_t>(n_ff_);
+    for (size_t i = 0; i < columns_.size(); ++i) {
+        column & col = columns_[i];
+        col.first.lay_out(branches_.first, c);
+        if (branches_.has_second && !branches_.second.type().shares_x(*col.first.type)) {
+            col.second.lay_out(branches_.second, c);
+        } else {
+            col.second = col.first;
+        }
+        if (predicted_) {
+            lay_out_predictor(col, c);
+            col.mask = call_.mask ? call_.mask + i * n_ff : c.take<uint8_t>(n_ff);
+        }
+        col.h   = c.take<float>(n_ff);
+        col.acc = c.take<float>(static_cast<size_t>(N_PIECE * n_embd_));
+    }
+}
+
+void few_ffn::lay_out_predictor(column & col, carver & c) const {
+    const auto r = static_cast<size_t>(fc1_.n_row());
+    col.pred.lay_out(fc1_, c);
+    col.x_scaled = c.take<float>(call_.ffn.pred_in_scale ? static_cast<size_t>(n_embd_) : 0);
+    col.hidden   = c.take<float>(r);
+    if (by_unit_) {
+        col.units  = {0, c.take<int32_t>(r), c.take<float>(r)};
+        col.logits = c.take<float>(static_cast<size_t>(N_UNIT_PIECE * n_ff_));
+    } else {
+        col.hidden_x.lay_out(fc2_, c);
+    }
+}
+
+int64_t few_ffn::n_unit(phase p) const {
+    const int64_t n = static_cast<int64_t>(columns_.size());
+    switch (p) {
+        case PHASE_X: return n * 3;
+        case PHASE_HIDDEN: return predicted_ ? select_units(fc1_) : 0;
+        case PHASE_HIDDEN_X: return predicted_ ? n : 0;
+        case PHASE_LOGITS: return by_unit_ ? N_UNIT_PIECE * divide_up(n_ff_, slice_) : predicted_ ? select_units(fc2_) : 0;
+        case PHASE_GATE_UP: return divide_up(n_ff_, width_);
+        case PHASE_DOWN: return N_PIECE * divide_up(n_embd_, part_);
+        default: return divide_up(n_embd_, N_REDUCE);
+    }
+}
+
+void few_ffn::run(phase p, int64_t u, neuron_counts & counts) {
+    if (p == PHASE_X) {
+        return prepare_x(columns_[static_cast<size_t>(u / 3)], u % 3);
+    }
+    if (p == PHASE_HIDDEN_X) {
+        return prepare_hidden(columns_[static_cast<size_t>(u)]);
+    }
+    for (const column & col : columns_) {
+        switch (p) {
+            case PHASE_HIDDEN: select_hidden(fc1_, col.pred.get(call_.ffn.pred_in_scale ? col.x_scaled : col.x), u, col.hidden); break;
+            case PHASE_LOGITS: logits(col, u, counts); break;
+            case PHASE_GATE_UP: gate_up_unit(col, u, counts); break;
+            case PHASE_DOWN: down(col, u, counts); break;
+            default: reduce(col, u); break;
+        }
+    }
+}
+
+void few_ffn::prepare_x(const column & col, int64_t what) const {
+    if (what == 0) {
+        col.first.prepare(col.x, n_embd_);
+    } else if (what == 1 && branches_.has_second && col.second.dst != col.first.dst) {
+        col.second.prepare(col.x, n_embd_);
+    } else if (what == 2 && predicted_) {
+        const float * scale = call_.ffn.pred_in_scale;
+        for (int64_t i = 0; scale && i < n_embd_; ++i) {
+            col.x_scaled[i] = col.x[i] * scale[i];
+        }
+        col.pred.prepare(scale ? col.x_scaled : col.x, n_embd_);
+    }
+}
+
+void few_ffn::prepare_hidden(column & col) const {
+    if (by_unit_) {
+        list_units(fc2_, col.hidden, col.units);
+    } else {
+        col.hidden_x.prepare(col.hidden, fc1_.n_row());
+    }
+}
+
+void few_ffn::logits(const column & col, int64_t u, neuron_counts & counts) const {
+    if (!by_unit_) {
+        select_mask(fc2_, col.hidden_x.get(col.hidden), call_.ffn.threshold, u, col.mask);
+        counts.bytes_fc2 += u == 0 ? static_cast<uint64_t>(fc2_.n_row()) * fc2_.row_size() : 0;
+        return;
+    }
+    const int     piece = static_cast<int>(u % N_UNIT_PIECE);
+    const int64_t j0 = u / N_UNIT_PIECE * slice_, j1 = std::min(n_ff_, j0 + slice_);
+    const int64_t n = sum_units(fc2_, isa_, col.units, piece, j0, j1, col.logits + piece * n_ff_ + j0);
+    counts.bytes_fc2 += static_cast<uint64_t>(n) * ggml_row_size(fc2_.type().type, j1 - j0);
+}
+
+void few_ffn::gate_up_unit(const column & col, int64_t u, neuron_counts & counts) const {
+    const int64_t j0 = u * width_, j1 = std::min(n_ff_, j0 + width_);
+    if (by_unit_) {
+        select_by_logits(col.logits, n_ff_, call_.ffn.threshold, j0, j1, col.mask);
+    }
+    const uint8_t * mask = predicted_ ? col.mask : nullptr;
+    counts.add(gate_up(branches_, {col.first.get(col.x), col.second.get(col.x), mask, col.h, call_.profile}, j0, j1));
+}
+
+void few_ffn::down(const column & col, int64_t u, neuron_counts & counts) const {
+    const int      piece = static_cast<int>(u % N_PIECE);
+    const int64_t  c0 = u / N_PIECE * part_, c1 = std::min(n_embd_, c0 + part_);
+    const uint64_t n = down_piece(down_t_, branches_.every_row, piece, col.h, c0, c1, col.acc + piece * n_embd_ + c0);
+    counts.down += c0 == 0 ? n : 0;
+}
+
+void few_ffn::reduce(const column & col, int64_t u) const {
+    const int64_t i0 = u * N_REDUCE, i1 = std::min(n_embd_, i0 + N_REDUCE);
+    std::fill(col.y + i0, col.y + i1, 0.0f);
+    for (int piece = 0; piece < N_PIECE; ++piece) {
+        const float * acc = col.acc + piece * n_embd_;
+        for (int64_t i = i0; i < i1; ++i) {
+            col.y[i] += acc[i];
+        }
+    }
+}
+
+// --- the driver ----------------------------------------------------------------
+
+// What the threads of one call share.
+struct few_job {
+    std::vector<few_ffn> ffns;
+    bool                 predicted       = false; // any of them
+    std::atomic<int64_t> next[N_PHASE]   = {};
+    int64_t              n_unit[N_PHASE] = {};
+
+    few_job(const ffn_call * calls, int64_t n_call, const ffn_run_params & params, ffn_workspace & ws) {
+        for (int64_t i = 0; i < n_call; ++i) {
+            ffns.emplace_back(calls[i], params);
+            predicted = predicted || calls[i].ffn.mode == GGML_SPARSE_MODE_PREDICTED;
+        }
+        carver dry(nullptr);
+        lay_out(dry);
+        carver real(ws.reserve(dry.used()));
+        lay_out(real);
+        for (int p = 0; p < N_PHASE; ++p) {
+            for (const few_ffn & f : ffns) {
+                n_unit[p] += f.n_unit(static_cast<phase>(p));
+            }
+        }
+    }
+    void lay_out(carver & c) {
+        for (few_ffn & f : ffns) {
+            f.lay_out(c);
+        }
+    }
+    // The next unit of any FFN, by whoever asks next: results never depend on who computes a unit.
+    void run(phase p, neuron_counts & counts) {
+        for (int64_t u; (u = next[p].fetch_add(1, std::memory_order_relaxed)) < n_unit[p];) {
+            auto f = ffns.begin();
+            for (; u >= f->n_unit(p); ++f) {
+                u -= f->n_unit(p);
+            }
+            f->run(p, u, counts);
+        }
+    }
+};
+
+uint64_t & time_of(phase p, bool predicted, ffn_times & times) {
+    if (p >= PHASE_DOWN) {
+        return times.ns_down;
+    }
+    return p == PHASE_GATE_UP || !predicted ? times.ns_gate_up : times.ns_select; // preparing x is selection where there is one
+}
+
+} // namespace
+
+void few_run(const ffn_call * calls, int64_t n_call, const ffn_run_params & params, ffn_workspace & ws, neuron_counts & total,
+             ffn_times & times) {
+    few_job job(calls, n_call, params, ws);
+#pragma omp parallel num_threads(params.n_threads)
+    {
+        neuron_counts counts;
+        uint64_t      t0 = now_ns();
+        for (int i = 0; i < N_PHASE; ++i) {
+            const phase p = static_cast<phase>(i);
+            if (job.n_unit[p] == 0) {
+                continue;
+            }
+            job.run(p, counts);
+#pragma omp barrier
+#pragma omp master
+            {
+                const uint64_t t1 = now_ns();
+                time_of(p, job.predicted, times) += t1 - t0;
+                t0 = t1;
+            }
+        }
+#pragma omp critical(ggml_sparse_ffn_total)
+        total.add(counts);
+    }
+}
+
+} // namespace ggml_sparse
