@@ -1,8 +1,8 @@
 #include "attention-node.h"
 
 #include "attention.h"
-#include "buffer.h"
 #include "cpu/attention.h"
+#include "dense.h"
 
 #include <cstring>
 
@@ -20,7 +20,7 @@ static float parameter(const ggml_tensor * op, int i) { // 0 scale, 1 max_bias, 
 static bool is_from_our_matrix(const ggml_tensor * q) {
     while (q) {
         switch (q->op) {
-            case GGML_OP_MUL_MAT: return is_mapped(q->src[0]);
+            case GGML_OP_MUL_MAT: return dense_supports(q);
             case GGML_OP_VIEW:
             case GGML_OP_PERMUTE:
             case GGML_OP_RESHAPE:

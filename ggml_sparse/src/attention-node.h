@@ -7,7 +7,7 @@
 
 namespace ggml_sparse {
 
-// Is `op` attention of a model of ours (its queries are products with a mapped matrix), with a mask, types and
+// Is `op` attention of a model of ours (its queries are products that dense.h takes), with a mask, types and
 // sizes of heads that attention.h takes, and without ALiBi, soft capping or sinks?
 bool attention_supports(const ggml_tensor * op);
 

@@ -216,6 +216,7 @@ static void op_ffn(const ggml_sparse_ffn & ffn, const float * x, int64_t n_token
 
 static void cache_check(const ggml_sparse_matrix & m, const char * name, int64_t n_row) {
     matrix_check(m, name);
+    plain_check(m, name);
     if (!attention_type_supported(m.type) || m.n_col % ATTENTION_ALIGN != 0) {
         throw bad(name, "F32, F16 or Q8_0 rows of a multiple of " + std::to_string(ATTENTION_ALIGN),
                   ggml_type_name(static_cast<ggml_type>(m.type)) + shape(m.n_col, m.n_row));

@@ -300,7 +300,7 @@ def attention(
         d_k**-0.5 if scale is None else scale,
         _out(out, "float *"),
         n_threads,
-        _isa(isa),
+        choose("isa", isa, ISAS),
     )
     return out
 

@@ -208,7 +208,7 @@ def test_the_threshold_of_the_predictor(micro: Path) -> None:
             for shift in shifts
         ]
 
-    answers = on_engine(micro, scene, SAME_BITS)
+    answers = on_engine(micro, scene, OPTIONS)
     found = [a.done.diagnosis for a in answers[:3]]
     recalls = [d.recall for d in found if d is not None]
     assert len(recalls) == 3
@@ -225,7 +225,7 @@ def test_a_threshold_that_lets_everything_pass_is_exact(micro: Path) -> None:
             engine, STORY, mode="exact", threshold_shift=-3
         )
 
-    everything, exact = on_engine(micro, scene, SAME_BITS)
+    everything, exact = on_engine(micro, scene, OPTIONS)
     assert everything.ids == exact.ids
     assert exact.done.diagnosis is None
 
