@@ -114,11 +114,12 @@ inline vf mask_at(const uint16_t * mask, int r, int n_row) {
 inline float largest(const vf & a) {
     float t[W];
     vf_store(t, a);
-    float m = t[0];
-    for (int i = 1; i < W; ++i) {
-        m = t[i] > m ? t[i] : m;
+    for (int n = W / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; ++i) {
+            t[i] = t[i] > t[i + n] ? t[i] : t[i + n];
+        }
     }
-    return m;
+    return t[0];
 }
 
 inline float exp_of(float x) {
