@@ -2,11 +2,12 @@
 
 #include "carver.h"
 #include "clock.h"
+#include "row-split.h"
 
 #include <omp.h>
 
 #include <algorithm>
-#include <atomic>
+#include <list>
 #include <vector>
 
 namespace ggml_sparse {
@@ -232,8 +233,8 @@ void few_ffn::reduce(const column & col, int64_t u) const {
 struct few_job {
     std::vector<few_ffn> ffns;
     bool                 predicted       = false; // any of them
-    std::atomic<int64_t> next[N_PHASE]   = {};
     int64_t              n_unit[N_PHASE] = {};
+    std::list<row_split> units; // of each phase
 
     few_job(const ffn_call * calls, int64_t n_call, const ffn_run_params & params, ffn_workspace & ws) {
         for (int64_t i = 0; i < n_call; ++i) {
@@ -248,6 +249,7 @@ struct few_job {
             for (const few_ffn & f : ffns) {
                 n_unit[p] += f.n_unit(static_cast<phase>(p));
             }
+            units.emplace_back(n_unit[p], params.n_threads, 1);
         }
     }
     void lay_out(carver & c) {
@@ -255,10 +257,11 @@ struct few_job {
             f.lay_out(c);
         }
     }
-    // The next unit of any FFN, by whoever asks next: results never depend on who computes a unit.
-    void run(phase p, neuron_counts & counts) {
-        for (int64_t u; (u = next[p].fetch_add(1, std::memory_order_relaxed)) < n_unit[p];) {
-            auto f = ffns.begin();
+    // The units of all FFNs: results never depend on who computes one.
+    void run(row_split & split, phase p, neuron_counts & counts) {
+        while (const row_split::rows unit = split.take(omp_get_thread_num())) {
+            int64_t u = unit.begin;
+            auto    f = ffns.begin();
             for (; u >= f->n_unit(p); ++f) {
                 u -= f->n_unit(p);
             }
@@ -282,13 +285,14 @@ void few_run(const ffn_call * calls, int64_t n_call, const ffn_run_params & para
 #pragma omp parallel num_threads(params.n_threads)
     {
         neuron_counts counts;
-        uint64_t      t0 = now_ns();
-        for (int i = 0; i < N_PHASE; ++i) {
+        uint64_t      t0    = now_ns();
+        auto          split = job.units.begin();
+        for (int i = 0; i < N_PHASE; ++i, ++split) {
             const phase p = static_cast<phase>(i);
             if (job.n_unit[p] == 0) {
                 continue;
             }
-            job.run(p, counts);
+            job.run(*split, p, counts);
 #pragma omp barrier
 #pragma omp master
             {
