@@ -33,7 +33,14 @@ def kernels(kind: str) -> dict[str, Case]:
     w = ops.quantize(rng.standard_normal((n_row, N_COL), np.float32), kind)
     ids = (np.arange(N_READ, dtype=np.int32) % n_row)[None]
     h = rng.standard_normal(ids.shape, np.float32)
-    return {f"dot {kind}": lambda: ops.gather_dot(w, x, ids), f"axpy {kind}": lambda: ops.gather_axpy(w, h, ids)}
+    found: dict[str, Case] = {
+        f"dot {kind}": lambda: ops.gather_dot(w, x, ids),
+        f"axpy {kind}": lambda: ops.gather_axpy(w, h, ids),
+    }
+    if hasattr(ops, "pack") and kind.startswith("q"):  # the layout of resident matrices, which older builds lack
+        packed = ops.pack(w)
+        found[f"dot {kind} packed"] = lambda: ops.gather_dot(packed, x, ids)
+    return found
 
 
 def ffns(kind: str) -> dict[str, Case]:
@@ -52,7 +59,7 @@ def ffns(kind: str) -> dict[str, Case]:
 
 def decode(file: str) -> dict[str, Case]:
     """A few tokens of a whole model, in both sparse modes."""
-    model = Model(file, n_ctx=64, n_threads=1)
+    model = Model(file, n_ctx=64, n_threads=1, memory="resident")
 
     def run(mode: str) -> None:
         model.reset()

@@ -435,11 +435,22 @@ GGML_SPARSE_API void ggml_sparse_type_get(int32_t i, struct ggml_sparse_type_inf
 GGML_SPARSE_API enum ggml_sparse_isa ggml_sparse_isa_best(void) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API bool ggml_sparse_isa_usable(enum ggml_sparse_isa isa) GGML_SPARSE_NOEXCEPT;
 
+// How the bytes of a row are ordered. PACKED is what dots read fastest, for quantised rows of a multiple
+// of GGML_SPARSE_PACKED_COLUMNS elements: the same number of bytes, the same bits of every result. It may
+// change between versions and is never in a file; ggml_sparse_pack makes it.
+enum ggml_sparse_layout {
+    GGML_SPARSE_LAYOUT_ROWS   = 0, // ggml's
+    GGML_SPARSE_LAYOUT_PACKED = 1,
+};
+
+#define GGML_SPARSE_PACKED_COLUMNS 512
+
 struct ggml_sparse_matrix {
     int32_t      type;  // enum ggml_type
     int64_t      n_col; // row length
     int64_t      n_row;
     const void * data;  // n_row contiguous rows
+    enum ggml_sparse_layout layout;
 };
 
 // Round F32 rows to `type` with ggml's quantiser, and back. dst must hold n_row rows.
@@ -447,6 +458,11 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_quantize(
         int32_t type, const float * src, int64_t n_row, int64_t n_col, void * dst, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_dequantize(
         const struct ggml_sparse_matrix * src, float * dst, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+// The rows of src, of either layout, in `layout`; dst holds as many bytes as src and does not overlap it.
+// ERR_UNSUPPORTED for a type or a row length that cannot be packed.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_pack(
+        const struct ggml_sparse_matrix * src, enum ggml_sparse_layout layout, void * dst,
+        struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 // x [n_row, n_col] as a dot against `type` sees it: rounded to the type's x_name and back to F32.
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_round_x(
         int32_t type, const float * x, int64_t n_row, int64_t n_col, float * dst, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
@@ -458,6 +474,7 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_op_gather_dot(
         int64_t n_tokens, int64_t n_ids, float * out,
         int32_t n_threads, enum ggml_sparse_isa isa, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
+// Of rows in ggml's layout only.
 // y[t, :] = sum_i h[t, i] w[ids[t, i], :]       h and ids [n_tokens, n_ids], y [n_tokens, n_col]
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_op_gather_axpy(
         const struct ggml_sparse_matrix * w, const float * h, const int32_t * ids,
@@ -472,6 +489,7 @@ struct ggml_sparse_ffn {
     struct ggml_sparse_matrix gate, up, down_t; // {n_embd, n_ff}; gate.data NULL for RELU
     struct ggml_sparse_matrix fc1, fc2;         // {n_embd, r}, {r, n_ff}; data NULL = no predictor
     const float * pred_in_scale;                // [n_embd] or NULL
+    // down_t and fc2_t are in ggml's layout, the others in either.
     // fc2 by hidden unit, {n_ff, r}: instead of fc2, which is then NULL. Rows of units that are zero are not read.
     struct ggml_sparse_matrix fc2_t;
 };

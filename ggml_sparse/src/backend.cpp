@@ -119,7 +119,7 @@ bool is_our_product(const ggml_tensor * t) {
 // products with the other matrices.
 bool device_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
     switch (op->op) {
-        case GGML_OP_NONE: return find_weight(op) != nullptr || is_mapped(op);
+        case GGML_OP_NONE: return find_weight(op) || find_matrix(op).type >= 0;
         case GGML_OP_MUL_MAT: return is_our_product(op) || dense_supports(op);
         case GGML_OP_MUL_MAT_ID: return is_our_product(op);
         case GGML_OP_GLU: return is_our_product(op->src[0]) && is_our_product(op->src[1]);

@@ -1,12 +1,14 @@
 #include "buffer.h"
 
 #include "backend.h"
+#include "packing.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <new>
 #include <sys/mman.h>
+#include <vector>
 
 namespace ggml_sparse {
 
@@ -41,12 +43,32 @@ void buffer_fill(ggml_backend_buffer_t, ggml_tensor *, uint8_t, size_t, size_t) 
 void buffer_set(ggml_backend_buffer_t, ggml_tensor *, const void *, size_t, size_t) {}
 void buffer_clear(ggml_backend_buffer_t, uint8_t) {}
 
+// Bytes `offset` .. of m's rows in ggml's layout.
+void copy_rows(const ggml_sparse_matrix & m, uint8_t * data, size_t offset, size_t size) {
+    const size_t row_size = ggml_row_size(ggml_type(m.type), m.n_col);
+    if (m.layout == GGML_SPARSE_LAYOUT_ROWS) {
+        std::memcpy(data, static_cast<const uint8_t *>(m.data) + offset, size);
+        return;
+    }
+    const row_packing &  packing = *packing_find(m.type, m.n_col);
+    std::vector<uint8_t> row(row_size);
+    for (size_t done = 0; done < size;) {
+        const size_t i = (offset + done) / row_size, at = (offset + done) % row_size, n = std::min(size - done, row_size - at);
+        packing.unpack(m.n_col, static_cast<const uint8_t *>(m.data) + i * row_size, row.data());
+        std::memcpy(data + done, row.data() + at, n);
+        done += n;
+    }
+}
+
 // Nobody should read the placeholder of an FFN weight; zeros are better than a fault.
-void buffer_get(ggml_backend_buffer_t, const ggml_tensor * t, void * data, size_t offset, size_t size) {
-    if (is_mapped(t)) {
-        std::memcpy(data, static_cast<const char *>(t->data) + offset, size);
-    } else {
+void buffer_get(ggml_backend_buffer_t buffer, const ggml_tensor * t, void * data, size_t offset, size_t size) {
+    const weight_buffer_type & type = reservation_of(buffer).type;
+    if (dynamic_cast<const ffn_buffer_type *>(&type)) {
         std::memset(data, 0, size);
+    } else if (dynamic_cast<const rows_buffer_type *>(&type)) {
+        copy_rows(*static_cast<const ggml_sparse_matrix *>(t->extra), static_cast<uint8_t *>(data), offset, size);
+    } else {
+        std::memcpy(data, static_cast<const char *>(t->data) + offset, size);
     }
 }
 
@@ -112,12 +134,22 @@ bool ffn_buffer_type::place(ggml_tensor * t) {
 }
 
 // ggml only reads weights; its tensors have no const data.
-bool mapped_buffer_type::place(ggml_tensor * t) {
-    const gguf_tensor_info * info = file_.find_tensor(t->name);
+static bool point_into(const gguf_file & file, ggml_tensor * t) {
+    const gguf_tensor_info * info = file.find_tensor(t->name);
     if (!info || info->type != t->type || info->nbytes != ggml_nbytes(t)) {
         return false;
     }
-    t->data = const_cast<uint8_t *>(file_.data(*info));
+    t->data = const_cast<uint8_t *>(file.data(*info));
+    return true;
+}
+
+bool mapped_buffer_type::place(ggml_tensor * t) { return point_into(file_, t); }
+
+bool rows_buffer_type::place(ggml_tensor * t) {
+    if (!point_into(file_, t)) {
+        return false;
+    }
+    t->extra = &matrices_.emplace_back(ggml_sparse_matrix{t->type, t->ne[0], t->ne[1], t->data, GGML_SPARSE_LAYOUT_ROWS});
     return true;
 }
 
@@ -132,6 +164,13 @@ const ffn_weight * find_weight(const ggml_tensor * t) {
     return is_in<ffn_buffer_type>(t) ? static_cast<const ffn_weight *>(t->extra) : nullptr;
 }
 
-bool is_mapped(const ggml_tensor * t) { return is_in<mapped_buffer_type>(t); }
+ggml_sparse_matrix find_matrix(const ggml_tensor * t) {
+    if (is_in<rows_buffer_type>(t)) {
+        return *static_cast<const ggml_sparse_matrix *>(t->extra);
+    }
+    const bool ours = is_in<mapped_buffer_type>(t) && weight_type_find(t->type);
+    return ours ? ggml_sparse_matrix{t->type, t->ne[0], t->ne[1], t->data, GGML_SPARSE_LAYOUT_ROWS}
+                : ggml_sparse_matrix{-1, 0, 0, nullptr, GGML_SPARSE_LAYOUT_ROWS};
+}
 
 } // namespace ggml_sparse

@@ -4,7 +4,8 @@
 // the bytes stay in the mapped file.
 //   SPARSE_FFN     gate, up, down: a tensor only remembers which layer and which of the
 //                  three matrices it stands for
-//   SPARSE_MAPPED  the other matrices: a tensor points into the file, for every backend
+//   SPARSE_MAPPED  matrices that other backends may read: a tensor points into the file
+//   SPARSE_ROWS    matrices that are only multiplied, by us: their rows may be packed
 
 #include "abi.h"
 #include "contract.h"
@@ -70,12 +71,29 @@ class mapped_buffer_type final : public weight_buffer_type {
     bool              loaded_ = false;
 };
 
+// Not host memory, so that no other backend reads the bytes as ggml's; what is copied out of it is unpacked.
+class rows_buffer_type final : public weight_buffer_type {
+  public:
+    explicit rows_buffer_type(const gguf_file & file) : file_(file) {}
+
+    const char * name() const override { return "SPARSE_ROWS"; }
+    bool         is_host() const override { return false; }
+    bool         place(ggml_tensor * t) override;
+
+    std::list<ggml_sparse_matrix> & matrices() { return matrices_; }
+
+  private:
+    const gguf_file &             file_;
+    std::list<ggml_sparse_matrix> matrices_; // ggml_tensor::extra
+};
+
 bool is_weight_buffer_type(ggml_backend_buffer_type_t type);
 
 // The FFN weight behind a tensor of ours, null for any other tensor.
 const ffn_weight * find_weight(const ggml_tensor * t);
 
-// Does the tensor's data lie in a mapped file of ours?
-bool is_mapped(const ggml_tensor * t);
+// The matrix behind a tensor of SPARSE_MAPPED or SPARSE_ROWS; type -1 for any other tensor, and where
+// the type is none of quants.def.
+ggml_sparse_matrix find_matrix(const ggml_tensor * t);
 
 } // namespace ggml_sparse

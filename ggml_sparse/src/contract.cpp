@@ -235,7 +235,7 @@ class contract_reader : private key_reader {
         if (!weight_type_find(t->type)) {
             unsupported(name, "the types of quants.def for the FFN", ggml_type_name(t->type));
         }
-        return {int32_t(t->type), n_col, n_row, file_.data(*t)};
+        return {int32_t(t->type), n_col, n_row, file_.data(*t), GGML_SPARSE_LAYOUT_ROWS};
     }
 
     void model_tensors() {

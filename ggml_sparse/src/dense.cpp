@@ -3,10 +3,12 @@
 #include "buffer.h"
 #include "carver.h"
 #include "panels.h"
+#include "row-split.h"
 
 #include <omp.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace ggml_sparse {
 
@@ -15,7 +17,7 @@ static constexpr int64_t N_CHUNK = 32; // rows per unit of work
 bool dense_supports(const ggml_tensor * op) {
     const ggml_tensor * w = op->src[0];
     const ggml_tensor * x = op->src[1];
-    if (op->op != GGML_OP_MUL_MAT || !is_mapped(w) || !weight_type_find(w->type)) {
+    if (op->op != GGML_OP_MUL_MAT || find_matrix(w).type < 0) {
         return false;
     }
     const bool flat = w->ne[2] == 1 && w->ne[3] == 1 && x->ne[2] == 1 && x->ne[3] == 1;
@@ -29,10 +31,11 @@ static float * column(const ggml_tensor * t, int64_t i) {
 static void run_dots(const ggml_tensor * op, const row_reader & rows, int n_threads, ffn_workspace & ws) {
     const void * x = x_prepare(rows.type(), column(op->src[1], 0), rows.n_col(), ws.reserve(x_prepared_size(rows.type(), rows.n_col())));
     float *      y = column(op, 0);
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
-    for (int64_t i0 = 0; i0 < rows.n_row(); i0 += N_CHUNK) {
-        for (int64_t i = i0; i < std::min(rows.n_row(), i0 + N_CHUNK); ++i) {
-            y[i] = rows.dot(i, x, std::min(i + 2, rows.n_row() - 1));
+    row_split    split(rows.n_row(), n_threads, N_CHUNK);
+#pragma omp parallel num_threads(n_threads)
+    while (const row_split::rows part = split.take(omp_get_thread_num())) {
+        for (int64_t i = part.begin; i < part.end; ++i) {
+            y[i] = rows.dot(i, x, std::min(i + 1, rows.n_row() - 1)); // two ahead is slower
         }
     }
 }
@@ -43,29 +46,27 @@ static void run_tiles(const ggml_tensor * op, const row_reader & rows, int64_t c
     const size_t  x_size    = (column_panels(rows, n, nullptr).size() + 63) / 64 * 64;
     uint8_t *     space     = static_cast<uint8_t *>(ws.reserve(x_size + tile_size * size_t(n_threads)));
     column_panels x(rows, n, space);
+    row_split     split(rows.n_row(), n_threads, N_CHUNK);
     const auto    every = [](int, int32_t) { return true; };
 #pragma omp parallel num_threads(n_threads)
     {
-        row_tile tile(rows, space + x_size + tile_size * size_t(omp_get_thread_num()));
+        const int ith = omp_get_thread_num();
+        row_tile  tile(rows, space + x_size + tile_size * size_t(ith));
 #pragma omp for schedule(dynamic)
         for (int c = 0; c < n; ++c) {
             x.set(c, column(op->src[1], c0 + c));
         }
-#pragma omp for schedule(dynamic)
-        for (int64_t i0 = 0; i0 < rows.n_row(); i0 += N_CHUNK) {
+        while (const row_split::rows part = split.take(ith)) {
             int32_t ids[N_CHUNK];
-            int     m = 0;
-            for (int64_t i = i0; i < std::min(rows.n_row(), i0 + N_CHUNK); ++i) {
-                ids[m++] = int32_t(i);
-            }
-            multiply_rows(ids, m, x, tile, every, [&](int c, int k, float product) { column(op, c0 + c)[i0 + k] = product; });
+            std::iota(ids, ids + (part.end - part.begin), int32_t(part.begin));
+            const auto set = [&](int c, int k, float product) { column(op, c0 + c)[part.begin + k] = product; };
+            multiply_rows(ids, int(part.end - part.begin), x, tile, every, set);
         }
     }
 }
 
 void dense_run(const ggml_tensor * op, int n_threads, const sparse_kernels & kernels, ffn_workspace & ws) {
-    const ggml_tensor * w = op->src[0];
-    const row_reader    rows({int32_t(w->type), w->ne[0], w->ne[1], w->data}, kernels);
+    const row_reader    rows(find_matrix(op->src[0]), kernels);
     const int64_t       n = op->src[1]->ne[1], n_at_once = columns_at_once(rows.n_col());
     if (n == 1) {
         run_dots(op, rows, n_threads, ws);

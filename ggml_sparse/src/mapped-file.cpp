@@ -16,6 +16,7 @@ namespace ggml_sparse {
 
 static constexpr size_t k_huge_page    = size_t(2) << 20;
 static constexpr size_t k_chunk        = size_t(16) << 20; // of a parallel read
+static constexpr size_t k_staged       = size_t(1) << 19;  // of a rewritten one: stays in L2 in between
 static constexpr int    k_read_threads = 4;                // more do not copy faster from the page cache
 
 static error file_error(const std::string & path, const std::string & what) {
@@ -91,7 +92,52 @@ static bool read_all(int fd, uint8_t * to, size_t offset, size_t n) {
     return true;
 }
 
-void mapped_file::make_resident() {
+namespace {
+
+struct piece { // of one thread's work
+    size_t                  begin, end;
+    const rewritten_range * rewritten; // or null: to be copied
+};
+
+std::vector<piece> cut(size_t size, const std::vector<rewritten_range> & rewritten) {
+    std::vector<piece> pieces;
+    const auto         add = [&](size_t begin, size_t end, size_t step, const rewritten_range * range) {
+        for (size_t at = begin; at < end; at += step) {
+            pieces.push_back({at, std::min(end, at + step), range});
+        }
+    };
+    size_t at = 0;
+    for (const rewritten_range & r : rewritten) {
+        add(at, r.begin, k_chunk, nullptr);
+        add(r.begin, r.end, std::max(k_chunk / r.unit, size_t(1)) * r.unit, &r);
+        at = r.end;
+    }
+    add(at, size, k_chunk, nullptr);
+    return pieces;
+}
+
+bool read_piece(int fd, const piece & p, uint8_t * memory, std::vector<uint8_t> & staged) {
+    if (!p.rewritten) {
+        return read_all(fd, memory + p.begin, p.begin, p.end - p.begin);
+    }
+    const rewritten_range & r    = *p.rewritten;
+    const size_t            step = std::max(k_staged / r.unit, size_t(1)) * r.unit;
+    staged.resize(step);
+    for (size_t at = p.begin; at < p.end; at += step) {
+        const size_t n = std::min(step, p.end - at);
+        if (!read_all(fd, staged.data(), at, n)) {
+            return false;
+        }
+        for (size_t i = 0; i < n; i += r.unit) {
+            r.write(r.arg, staged.data() + i, memory + at + i);
+        }
+    }
+    return true;
+}
+
+} // namespace
+
+void mapped_file::make_resident(const std::vector<rewritten_range> & rewritten) {
     if (resident_) {
         return;
     }
@@ -106,11 +152,16 @@ void mapped_file::make_resident() {
             .counts(int64_t(size_), int64_t(available_memory()));
     }
     madvise(memory, room, MADV_HUGEPAGE); // a hint: with small pages it is only slower
-    std::atomic<int> failure{0};
-#pragma omp parallel for num_threads(k_read_threads) schedule(dynamic)
-    for (size_t at = 0; at < size_; at += k_chunk) {
-        if (failure == 0 && !read_all(fd_, memory + at, at, std::min(k_chunk, size_ - at))) {
-            failure = errno ? errno : EIO;
+    const std::vector<piece> pieces = cut(size_, rewritten);
+    std::atomic<int>         failure{0};
+#pragma omp parallel num_threads(k_read_threads)
+    {
+        std::vector<uint8_t> staged;
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < pieces.size(); ++i) {
+            if (failure == 0 && !read_piece(fd_, pieces[i], memory, staged)) {
+                failure = errno ? errno : EIO;
+            }
         }
     }
     if (failure != 0) {

@@ -7,8 +7,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace ggml_sparse {
+
+// Bytes begin .. end - 1 of a file are runs of `unit` bytes, each of which is to lie in memory as write(arg,
+// file, memory) says, in as many bytes. Called by several threads, for whole runs, from_file not in the file.
+struct rewritten_range {
+    size_t begin, end, unit;
+    void (*write)(int64_t arg, const uint8_t * from_file, uint8_t * to);
+    int64_t arg;
+};
 
 class mapped_file {
   public:
@@ -22,9 +31,9 @@ class mapped_file {
     size_t          size() const { return size_; }
     bool            resident() const { return resident_; }
 
-    // Copies the file into memory under the same addresses. Throws ERR_MEMORY when there is no
-    // room and ERR_FILE when reading fails; the mapping is then as before.
-    void make_resident();
+    // Copies the file into memory under the same addresses, all but `rewritten`: disjoint and rising. Throws
+    // ERR_MEMORY when there is no room and ERR_FILE when reading fails; the mapping is then as before.
+    void make_resident(const std::vector<rewritten_range> & rewritten);
 
   private:
     std::string     path_;

@@ -10,7 +10,7 @@
 using namespace ggml_sparse;
 
 ggml_sparse_model::ggml_sparse_model(const std::string & path, bool check_tensors)
-    : file(path), spec(read_contract(file, check_tensors)), ffn_weights(spec), matrices(file) {
+    : file(path), spec(read_contract(file, check_tensors)), ffn_weights(spec), matrices(file), products(file) {
     load_llama();
     read_meta();
     for (const auto & w : spec.warnings) {
@@ -37,8 +37,11 @@ static bool has_vocab(const gguf_file & file) { return file.find_key("tokenizer.
 
 void ggml_sparse_model::load_llama() {
     llama_view                             view(file, spec);
-    const llama_model_tensor_buft_override overrides[] = {
-        {k_ffn_pattern, ffn_weights.get()}, {k_matrix_pattern, matrices.get()}, {nullptr, nullptr}};
+    const std::string                      multiplied  = products_pattern(spec);
+    const llama_model_tensor_buft_override overrides[] = {{k_ffn_pattern, ffn_weights.get()},
+                                                          {multiplied.c_str(), products.get()}, // the first that fits is taken
+                                                          {k_matrix_pattern, matrices.get()},
+                                                          {nullptr, nullptr}};
 
     llama_model_params params    = llama_model_default_params();
     params.load_mode             = LLAMA_LOAD_MODE_NONE;
@@ -72,24 +75,6 @@ ggml_sparse_status ggml_sparse_model_load(const char * path, bool check_tensors,
 }
 
 void ggml_sparse_model_free(ggml_sparse_model * model) noexcept { delete model; }
-
-static constexpr uint64_t k_worth_copying = uint64_t(64) << 20; // smaller files fit caches, or nearly so
-
-static bool has_room(uint64_t bytes) { return bytes >= k_worth_copying && bytes <= available_memory() / 3 * 2; }
-
-ggml_sparse_status ggml_sparse_model_make_resident(ggml_sparse_model * model, bool force, bool * resident,
-                                                   ggml_sparse_error * err) noexcept {
-    return guard(err, [&] {
-        require_argument(model, "ggml_sparse_model_make_resident: model must not be NULL");
-        mapped_file & bytes = model->file.bytes();
-        if (force || has_room(bytes.size())) {
-            bytes.make_resident();
-        }
-        if (resident) {
-            *resident = bytes.resident();
-        }
-    });
-}
 
 void ggml_sparse_model_get_info(const ggml_sparse_model * model, ggml_sparse_model_info * info) noexcept { *info = model->spec.info; }
 

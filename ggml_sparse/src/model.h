@@ -28,9 +28,13 @@ struct ggml_sparse_model {
     ggml_sparse::model_spec                      spec;
     ggml_sparse::ffn_buffer_type                 ffn_weights;
     ggml_sparse::mapped_buffer_type              matrices;
+    ggml_sparse::rows_buffer_type                products; // of those, what is only multiplied
     std::unique_ptr<llama_model, llama_deleter>  llama;
     std::unordered_map<std::string, std::string> meta; // keys as text, made at load
     std::string                                  warnings;
+
+    // Throws as mapped_file::make_resident.
+    void make_resident();
 
     const llama_vocab * vocab() const { return llama_model_get_vocab(llama.get()); }
 

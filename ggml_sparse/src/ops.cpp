@@ -4,10 +4,12 @@
 #include "error.h"
 #include "ffn.h"
 #include "neurons.h"
+#include "packing.h"
 
 #include <omp.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
@@ -24,32 +26,46 @@ static error bad(const std::string & where, const std::string & expected, const 
 
 static std::string shape(int64_t n_col, int64_t n_row) { return "{" + std::to_string(n_col) + ", " + std::to_string(n_row) + "}"; }
 
-static const weight_type & type_check(int32_t type, const char * name) {
-    const weight_type * wt = weight_type_find(type);
-    if (!wt) {
+static const weight_type & type_check(int32_t type, ggml_sparse_layout layout, const char * name) {
+    if (!weight_type_find(type)) {
         error e(GGML_SPARSE_ERR_UNSUPPORTED, std::string(name) + ": ggml type " + std::to_string(type) +
                                                  " is not a weight type of this build; ggml_sparse_type_get lists them.");
         e.at(name).expected("a type of quants.def").found(std::to_string(type));
         throw e;
     }
+    const weight_type * wt = weight_type_find(type, layout);
+    if (!wt) {
+        const std::string found = std::string(ggml_type_name(static_cast<ggml_type>(type))) + ", layout " + std::to_string(layout);
+        error e(GGML_SPARSE_ERR_UNSUPPORTED, std::string(name) + ": only quantised types can be packed, found " + found + ".");
+        e.at(name).expected("a quantised type, layout ROWS or PACKED").found(found);
+        throw e;
+    }
     return *wt;
 }
 
-static const weight_type & rows_check(int32_t type, int64_t n_row, int64_t n_col, const char * name) {
-    const weight_type & wt = type_check(type, name);
+static const weight_type & rows_check(int32_t type, ggml_sparse_layout layout, int64_t n_row, int64_t n_col, const char * name) {
+    const weight_type & wt = type_check(type, layout, name);
     if (n_col <= 0 || n_col > std::numeric_limits<int32_t>::max() || n_row < 0 || n_row > std::numeric_limits<int32_t>::max()) {
         throw bad(name, "0 < n_col < 2^31 and 0 <= n_row < 2^31", shape(n_col, n_row));
     }
     if (n_col % wt.block != 0) {
-        throw bad(name, std::string(wt.name) + " rows of a multiple of " + std::to_string(wt.block), std::to_string(n_col));
+        const char * packed = layout == GGML_SPARSE_LAYOUT_PACKED ? "packed " : "";
+        throw bad(name, packed + std::string(wt.name) + " rows of a multiple of " + std::to_string(wt.block), std::to_string(n_col));
     }
     return wt;
 }
 
 void matrix_check(const ggml_sparse_matrix & m, const char * name) {
-    rows_check(m.type, m.n_row, m.n_col, name);
+    rows_check(m.type, m.layout, m.n_row, m.n_col, name);
     if (!m.data) {
         throw bad(name, "data", "NULL");
+    }
+}
+
+// Rows that are added, not multiplied.
+static void plain_check(const ggml_sparse_matrix & m, const char * name) {
+    if (m.layout != GGML_SPARSE_LAYOUT_ROWS) {
+        throw bad(name, "rows in ggml's layout (ggml_sparse_pack makes them)", "layout " + std::to_string(m.layout));
     }
 }
 
@@ -76,6 +92,7 @@ static void predictor_check(const ggml_sparse_ffn & ffn) {
     }
     if (ffn.fc2_t.data) {
         matrix_check_shape(ffn.fc2_t, "fc2_t", ffn.up.n_row, ffn.fc1.n_row);
+        plain_check(ffn.fc2_t, "fc2_t");
     } else {
         matrix_check_shape(ffn.fc2, "fc2", ffn.fc1.n_row, ffn.up.n_row);
     }
@@ -94,6 +111,7 @@ void ffn_check(const ggml_sparse_ffn & ffn) {
     }
     matrix_check(ffn.up, "up");
     matrix_check_shape(ffn.down_t, "down_t", ffn.up.n_col, ffn.up.n_row);
+    plain_check(ffn.down_t, "down_t");
     if (activation != GGML_SPARSE_RELU) {
         matrix_check_shape(ffn.gate, "gate", ffn.up.n_col, ffn.up.n_row);
     } else if (ffn.gate.data) {
@@ -220,7 +238,7 @@ bool ggml_sparse_isa_usable(ggml_sparse_isa isa) noexcept { return sparse_kernel
 ggml_sparse_status ggml_sparse_quantize(int32_t type, const float * src, int64_t n_row, int64_t n_col, void * dst,
                                         ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
-        const weight_type & wt = rows_check(type, n_row, n_col, "src");
+        const weight_type & wt = rows_check(type, GGML_SPARSE_LAYOUT_ROWS, n_row, n_col, "src");
         pointer_check(src, "src");
         pointer_check(dst, "dst");
         sparse_kernels_get(GGML_SPARSE_ISA_AUTO); // initialises ggml
@@ -234,9 +252,29 @@ ggml_sparse_status ggml_sparse_dequantize(const ggml_sparse_matrix * src, float 
     return guard(err, [&] {
         matrix_check(*pointer_check(src, "src"), "src");
         pointer_check(dst, "dst");
-        const row_reader rows(*src, *sparse_kernels_get(GGML_SPARSE_ISA_AUTO));
+        sparse_kernels_get(GGML_SPARSE_ISA_AUTO);
         for (int64_t i = 0; i < src->n_row; ++i) {
-            row_to_float(rows.type().type, rows.row(i), dst + i * src->n_col, src->n_col);
+            matrix_row_to_float(*src, i, dst + i * src->n_col);
+        }
+    });
+}
+
+ggml_sparse_status ggml_sparse_pack(const ggml_sparse_matrix * src, ggml_sparse_layout layout, void * dst,
+                                    ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        matrix_check(*pointer_check(src, "src"), "src");
+        pointer_check(dst, "dst");
+        rows_check(src->type, layout, src->n_row, src->n_col, "layout");
+        const size_t    size = ggml_row_size(static_cast<ggml_type>(src->type), src->n_col);
+        const uint8_t * from = static_cast<const uint8_t *>(src->data);
+        if (layout == src->layout) {
+            std::memcpy(dst, from, size * static_cast<size_t>(src->n_row));
+            return;
+        }
+        const row_packing & packing = *packing_find(src->type, src->n_col);
+        const auto          convert = layout == GGML_SPARSE_LAYOUT_PACKED ? packing.pack : packing.unpack;
+        for (int64_t i = 0; i < src->n_row; ++i) {
+            convert(src->n_col, from + static_cast<size_t>(i) * size, static_cast<uint8_t *>(dst) + static_cast<size_t>(i) * size);
         }
     });
 }
@@ -244,7 +282,7 @@ ggml_sparse_status ggml_sparse_dequantize(const ggml_sparse_matrix * src, float 
 ggml_sparse_status ggml_sparse_round_x(int32_t type, const float * x, int64_t n_row, int64_t n_col, float * dst,
                                        ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
-        const weight_type & wt = rows_check(type, n_row, n_col, "x");
+        const weight_type & wt = rows_check(type, GGML_SPARSE_LAYOUT_ROWS, n_row, n_col, "x");
         pointer_check(x, "x");
         pointer_check(dst, "dst");
         sparse_kernels_get(GGML_SPARSE_ISA_AUTO);
@@ -274,6 +312,7 @@ ggml_sparse_status ggml_sparse_op_gather_axpy(const ggml_sparse_matrix * w, cons
                                               ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         matrix_check(*pointer_check(w, "w"), "w");
+        plain_check(*w, "w");
         count_check(n_tokens, "n_tokens");
         count_check(n_ids, "n_ids");
         pointer_check(h, "h");

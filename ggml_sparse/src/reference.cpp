@@ -1,6 +1,6 @@
 #include "reference.h"
 
-#include "types.h"
+#include "packing.h"
 
 #include <algorithm>
 #include <vector>
@@ -13,8 +13,7 @@ static size_t row_size(const ggml_sparse_matrix & m) { return ggml_row_size(stat
 
 static floats row_of(const ggml_sparse_matrix & m, int64_t i) {
     floats row(static_cast<size_t>(m.n_col));
-    row_to_float(static_cast<ggml_type>(m.type), static_cast<const uint8_t *>(m.data) + static_cast<size_t>(i) * row_size(m), row.data(),
-                 m.n_col);
+    matrix_row_to_float(m, i, row.data());
     return row;
 }
 

@@ -26,6 +26,7 @@ class row_reader {
     float dot(int64_t i, const void * x, int64_t ahead) const { return dot_(n_col_, row(i), x, row(ahead)); }
     float dot(int64_t i, const void * x) const { return dot(i, x, i); }
 
+    // The axpys are for rows in ggml's layout.
     // Up to AXPY_ROWS rows: y[c] = fma(h[k], row[ids[k]][c], y[c]) for k = 0 .. n - 1 in turn and c0 <= c < c1,
     // both at a block's edge; y points at c0. Meanwhile rows ahead[k] are brought to L2.
     void axpy(int n, const int32_t * ids, const int32_t * ahead, const float * h, int64_t c0, int64_t c1, float * y) const;

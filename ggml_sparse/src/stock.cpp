@@ -29,7 +29,7 @@ static model_spec stock_spec(const gguf_file & file) {
 }
 
 ggml_sparse_model::ggml_sparse_model(const std::string & path, stock)
-    : file(path), spec(stock_spec(file)), ffn_weights(spec), matrices(file) {
+    : file(path), spec(stock_spec(file)), ffn_weights(spec), matrices(file), products(file) {
     load_stock();
     read_meta();
 }

@@ -12,12 +12,21 @@
 
 namespace ggml_sparse {
 
-static const std::array<weight_type, SPARSE_TYPE_COUNT> & weight_types() {
-    static const std::array<weight_type, SPARSE_TYPE_COUNT> types = {{
+static const std::array<weight_type, SPARSE_ROWS_COUNT> & weight_types() {
+    static const std::array<weight_type, SPARSE_ROWS_COUNT> types = {{
 #define SPARSE_TYPE(NAME, name, FORM)                                                                                                      \
-    {GGML_TYPE_##NAME,    #name,                                                                                                           \
-     x_form::FORM,        x_form::FORM == x_form::F32 ? GGML_TYPE_F32 : GGML_TYPE_Q8_0,                                                    \
-     SPARSE_INDEX_##NAME, ggml_get_type_traits(GGML_TYPE_##NAME)->blck_size},
+    {GGML_TYPE_##NAME,                                                                                                                     \
+     #name,                                                                                                                                \
+     x_form::FORM,                                                                                                                         \
+     x_form::FORM == x_form::F32 ? GGML_TYPE_F32 : GGML_TYPE_Q8_0,                                                                         \
+     SPARSE_INDEX_##NAME,                                                                                                                  \
+     ggml_get_type_traits(GGML_TYPE_##NAME)->blck_size,                                                                                    \
+     GGML_SPARSE_LAYOUT_ROWS},
+#include "quants.def"
+#undef SPARSE_TYPE
+#define SPARSE_TYPE(NAME, name, FORM)                                                                                                      \
+    SPARSE_PACKED_##FORM({GGML_TYPE_##NAME, #name, x_form::LANES, GGML_TYPE_Q8_0, SPARSE_PACKED_INDEX_##NAME, UNIT_SIZE,                   \
+                          GGML_SPARSE_LAYOUT_PACKED}, )
 #include "quants.def"
 #undef SPARSE_TYPE
     }};
@@ -28,9 +37,11 @@ int weight_type_count() { return SPARSE_TYPE_COUNT; }
 
 const weight_type & weight_type_at(int index) { return weight_types()[static_cast<size_t>(index)]; }
 
-const weight_type * weight_type_find(int32_t type) {
+static_assert(UNIT_SIZE == GGML_SPARSE_PACKED_COLUMNS, "a packed row is whole units");
+
+const weight_type * weight_type_find(int32_t type, ggml_sparse_layout layout) {
     for (const weight_type & wt : weight_types()) {
-        if (wt.type == type) {
+        if (wt.type == type && wt.layout == layout) {
             return &wt;
         }
     }
@@ -54,19 +65,31 @@ static x_order order_of(x_form form) {
     switch (form) {
         case x_form::SUPER4: return x_order::SUPER4;
         case x_form::SUPER6: return x_order::SUPER6;
+        case x_form::LANES: return x_order::LANES;
         default: return x_order::PAIRS;
     }
 }
 
+static void place_quants(const q8_0 & block, x_order order, int b, int8_t * quants) {
+    if (order == x_order::LANES) {
+        for (int i = 0; i < 8; ++i) {
+            std::memcpy(quants + 64 * i + 4 * b, block.qs + 4 * i, 4);
+        }
+        return;
+    }
+    std::memcpy(quants + 16 * x_place(order, 2 * b), block.qs, 16);
+    std::memcpy(quants + 16 * x_place(order, 2 * b + 1), block.qs + 16, 16);
+}
+
 static void place_block(const q8_0 & block, x_order order, int b, x_unit & unit) {
-    std::memcpy(unit.quants + 16 * x_place(order, 2 * b), block.qs, 16);
-    std::memcpy(unit.quants + 16 * x_place(order, 2 * b + 1), block.qs + 16, 16);
+    place_quants(block, order, b, unit.quants);
     const int   first = std::accumulate(block.qs, block.qs + 16, 0), second = std::accumulate(block.qs + 16, block.qs + 32, 0);
-    const float d   = ggml_fp16_to_fp32(block.d);
-    unit.sums[0][b] = order == x_order::SUPER6 ? first : first + second;
-    unit.sums[1][b] = second;
-    unit.scale[b]   = d;
-    unit.min[b]     = d * static_cast<float>(first + second); // exact
+    const float d    = ggml_fp16_to_fp32(block.d);
+    const int   sign = order == x_order::LANES ? -1 : 1;
+    unit.sums[0][b]  = order == x_order::SUPER6 ? first : sign * (first + second);
+    unit.sums[1][b]  = sign * second;
+    unit.scale[b]    = d;
+    unit.min[b]      = d * static_cast<float>(first + second); // exact
 }
 
 const void * x_prepare(const weight_type & wt, const float * x, int64_t n, void * dst) {

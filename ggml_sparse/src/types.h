@@ -2,6 +2,7 @@
 
 // Weight types: look-ups generated from quants.def, and the rounding of x for a dot.
 
+#include "ggml-sparse.h"
 #include "ggml.h"
 
 #include <cstddef>
@@ -9,24 +10,26 @@
 
 namespace ggml_sparse {
 
-enum class x_form { F32, PAIRS, SUPER4, SUPER6 };
+enum class x_form { F32, PAIRS, SUPER4, SUPER6, LANES };
 
+// A type in one of its layouts.
 struct weight_type {
-    ggml_type    type;
-    const char * name;
-    x_form       form;
-    ggml_type    x_type; // what x is rounded to: Q8_0, or F32 = not at all
-    int          index;  // row of quants.def
-    int64_t      block;  // a row is a multiple of this
+    ggml_type          type;
+    const char *       name;
+    x_form             form;
+    ggml_type          x_type; // what x is rounded to: Q8_0, or F32 = not at all
+    int                index;  // sparse_type_index
+    int64_t            block;  // a row is a multiple of this
+    ggml_sparse_layout layout;
 
     // May one prepared x serve rows of both types?
     bool shares_x(const weight_type & other) const { return form == other.form; }
 };
 
-int                 weight_type_count();
-const weight_type & weight_type_at(int index);
-// Null when `type` is not in quants.def.
-const weight_type * weight_type_find(int32_t type);
+int                 weight_type_count();       // of quants.def
+const weight_type & weight_type_at(int index); // by sparse_type_index
+// Null when `type` is not in quants.def or has no such layout.
+const weight_type * weight_type_find(int32_t type, ggml_sparse_layout layout = GGML_SPARSE_LAYOUT_ROWS);
 
 // Bytes that one x of n elements takes when prepared for a dot against `wt`, a multiple of 64; see cpu/x-unit.h.
 size_t x_prepared_size(const weight_type & wt, int64_t n);

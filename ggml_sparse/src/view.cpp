@@ -2,6 +2,7 @@
 
 #include "error.h"
 #include "keys.h"
+#include "types.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -138,6 +139,18 @@ static void add_ffn(gguf_context * gguf, ggml_context * ctx, const ggml_sparse_m
 static bool is_matrix(const gguf_tensor_info & t) {
     static const std::regex pattern(k_matrix_pattern);
     return std::regex_search(t.name, pattern);
+}
+
+std::string products_pattern(const model_spec & spec) {
+    std::string pattern = "^(";
+    for (const char * kind : {"output", "blk\\.[0-9]+\\.attn_q", "blk\\.[0-9]+\\.attn_k", "blk\\.[0-9]+\\.attn_v", "blk\\.[0-9]+\\.attn_output"}) {
+        const std::regex name(std::string("^") + kind + "\\.weight$");
+        const auto       foreign = [&](const gguf_tensor_info * t) { return std::regex_match(t->name, name) && !weight_type_find(t->type); };
+        if (std::none_of(spec.rest.begin(), spec.rest.end(), foreign)) {
+            pattern += (pattern.back() == '(' ? "" : "|") + std::string(kind);
+        }
+    }
+    return pattern.back() == '(' ? "^$" : pattern + ")\\.weight$";
 }
 
 void llama_view::add_header(const gguf_file & file, const model_spec & spec) {

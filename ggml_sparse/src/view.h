@@ -47,4 +47,8 @@ class llama_view {
 constexpr const char * k_ffn_pattern    = "^blk\\.[0-9]+\\.ffn_(gate|up|down)(_exps)?\\.weight$";
 constexpr const char * k_matrix_pattern = "^(token_embd|output|blk\\.[0-9]+\\.attn_(q|k|v|output))\\.weight$";
 
+// Of those matrices, the ones that are only multiplied and by us: all but the embedding, where every layer's is of
+// a type in quants.def.
+std::string products_pattern(const model_spec & spec);
+
 } // namespace ggml_sparse

@@ -3,8 +3,10 @@
 //   and axpy; first what this machine reads from memory at best.
 //
 //   bench-rows [n_threads [type [isa]]]      isa as in ggml_sparse_isa, all by default
+// A type that can be packed has a second line for that layout, and how fast one thread packs.
 
 #include "cpu/dispatch.h"
+#include "packing.h"
 #include "rows.h"
 
 #include <omp.h>
@@ -99,6 +101,19 @@ static void report(const char * what, const bench_case & c, int n_threads, void 
     printf("  %s %6.1f ns %5.1f GB/s, memory %5.1f GB/s", what, near * 1e9, size / near * 1e-9, double(n) * size / far * 1e-9);
 }
 
+static void report_packing(const row_reader & rows, const uint8_t * data) {
+    const auto           pack = packing_find(rows.type().type, N_COL)->pack;
+    const size_t         size = rows.row_size();
+    const int            n    = int(N_BYTES_NEAR / size);
+    std::vector<uint8_t> dst(N_BYTES_NEAR);
+    const double         t = best([&] {
+        for (int i = 0; i < n; ++i) {
+            pack(N_COL, data + size_t(i) * size, dst.data() + size_t(i) * size);
+        }
+    });
+    printf("  packing %5.1f GB/s", double(n) * double(size) / t * 1e-9);
+}
+
 static void run_type(const weight_type & wt, const sparse_kernels & kernels, const uint8_t * data, int n_threads) {
     const int64_t      n_row = int64_t(N_BYTES / ggml_row_size(wt.type, N_COL));
     std::vector<float> x(N_COL), y(size_t(n_threads) * N_COL);
@@ -107,8 +122,8 @@ static void run_type(const weight_type & wt, const sparse_kernels & kernels, con
     }
     std::vector<uint8_t> space(x_prepared_size(wt, N_COL) + 64);
     uint8_t *            aligned = space.data() + (64 - reinterpret_cast<uintptr_t>(space.data()) % 64) % 64;
-    bench_case           c{row_reader({wt.type, N_COL, n_row, data}, kernels), x_prepare(wt, x.data(), N_COL, aligned), y.data()};
-    printf("%-5s isa %d", wt.name, int(kernels.isa));
+    bench_case           c{row_reader({wt.type, N_COL, n_row, data, wt.layout}, kernels), x_prepare(wt, x.data(), N_COL, aligned), y.data()};
+    printf("%-5s %s isa %d", wt.name, wt.layout == GGML_SPARSE_LAYOUT_PACKED ? "packed" : "rows  ", int(kernels.isa));
     const double prepare = best([&] {
                                for (int i = 0; i < 100; ++i) {
                                    x_prepare(wt, x.data(), N_COL, aligned);
@@ -117,7 +132,11 @@ static void run_type(const weight_type & wt, const sparse_kernels & kernels, con
                            100;
     printf("  x %6.1f ns", prepare * 1e9);
     report("dot", c, n_threads, dots);
-    report("axpy", c, n_threads, axpys);
+    if (wt.layout == GGML_SPARSE_LAYOUT_ROWS) {
+        report("axpy", c, n_threads, axpys);
+    } else {
+        report_packing(c.rows, data);
+    }
     printf("\n");
     fflush(stdout);
 }
@@ -130,7 +149,7 @@ int main(int argc, char ** argv) {
     const std::vector<uint8_t> data      = weights();
     sparse_kernels_get(GGML_SPARSE_ISA_AUTO);
     printf("%d threads read %.1f GB/s\n", n_threads, read_speed(data.data(), n_threads));
-    for (int i = 0; i < weight_type_count(); ++i) {
+    for (int i = 0; i < SPARSE_ROWS_COUNT; ++i) {
         const weight_type & wt = weight_type_at(i);
         for (int isa = GGML_SPARSE_ISA_GENERIC; isa <= GGML_SPARSE_ISA_NEON; ++isa) {
             const sparse_kernels * kernels = sparse_kernels_get(static_cast<ggml_sparse_isa>(isa));

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from ._native import lib
 from .errors import ArgumentError
-from .options import Activation, FlashAttn, Isa, Mode
+from .options import Activation, FlashAttn, Isa, Layout, Mode
 
 
 def _enum(words: Any, prefix: str) -> Mapping[str, int]:
@@ -18,6 +18,7 @@ def _enum(words: Any, prefix: str) -> Mapping[str, int]:
 MODES = _enum(Mode, "GGML_SPARSE_MODE_")
 ACTIVATIONS = _enum(Activation, "GGML_SPARSE_")
 ISAS = _enum(Isa, "GGML_SPARSE_ISA_")
+LAYOUTS = _enum(Layout, "GGML_SPARSE_LAYOUT_")
 FLASH_ATTN: Mapping[str, int] = dict(zip(get_args(FlashAttn), (-1, 1, 0), strict=True))
 
 

@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from . import errors
 from ._native import check, ffi, lib, new_error, read_struct, text
-from .choices import ACTIVATIONS, ISAS, MODES, choose
+from .choices import ACTIVATIONS, ISAS, LAYOUTS, MODES, choose
 from .options import Activation as Activation
 from .options import Isa as Isa
+from .options import Layout as Layout
 from .options import Mode as Mode
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -55,11 +56,15 @@ class TypeInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """Rows of one weight type: data uint8 [n_row, bytes per row], C-contiguous, each row n_col values."""
+    """Rows of one weight type: data uint8 [n_row, bytes per row], C-contiguous, each row n_col values.
+
+    layout: how a row's bytes are ordered: "rows" as ggml does, or "packed" (see pack).
+    """
 
     type: str
     n_col: int
     data: npt.NDArray[np.uint8]
+    layout: Layout = "rows"
 
     def __post_init__(self) -> None:
         if self.data.ndim != 2 or self.data.dtype != np.uint8 or not self.data.flags.c_contiguous:
@@ -123,6 +128,17 @@ def quantize(x: Floats, type: str) -> Matrix:
     data = np.zeros((n_row, -(-n_col // info.block_size) * info.type_size), np.uint8)
     _call(lib.ggml_sparse_quantize, info.id, _in(rows), n_row, n_col, _out(data))
     return Matrix(info.name, n_col, data)
+
+
+def pack(w: Matrix, layout: Layout = "packed") -> Matrix:
+    """The same rows in another layout: "packed" is what dots read fastest, "rows" is ggml's; results are equal bits.
+
+    Quantised types in rows of a multiple of 512 can be packed, others raise UnsupportedModelError and
+    ArgumentError. gather_axpy, and ffn's down_t and fc2_t, want "rows".
+    """
+    data = np.empty_like(w.data)
+    _call(lib.ggml_sparse_pack, _matrix(w, "w"), choose("layout", layout, LAYOUTS), _out(data))
+    return Matrix(w.type, w.n_col, data, layout)
 
 
 def dequantize(w: Matrix) -> Floats:
@@ -314,4 +330,7 @@ def _matrix(w: Matrix, what: str) -> Any:
     """struct ggml_sparse_matrix * over w, checked for its size. Points into w.data: keep w alive."""
     info = _type(w.type)
     _same(f"{what}.data", (w.n_row, w.n_col // info.block_size * info.type_size), w.data.shape)
-    return ffi.new("struct ggml_sparse_matrix *", (info.id, w.n_col, w.n_row, _in(w.data, "uint8_t *")))
+    return ffi.new(
+        "struct ggml_sparse_matrix *",
+        (info.id, w.n_col, w.n_row, _in(w.data, "uint8_t *"), choose("layout", w.layout, LAYOUTS)),
+    )

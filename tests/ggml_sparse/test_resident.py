@@ -1,10 +1,11 @@
-"""Weights copied into memory of their own: the same bytes at the same addresses."""
+"""Weights copied into memory of their own: the same results, though rows may be packed there."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,26 @@ def test_logits_are_the_same_bits(mistral) -> None:
             assert model.resident == (memory == "resident")
             found[memory] = model.logits(TOKENS)
     np.testing.assert_array_equal(found["mapped"], found["resident"])
+
+
+@pytest.mark.parametrize(
+    ("family", "outtype"), [("mistral", "q4_0"), ("mistral", "q4_k"), ("mixtral", "q8_0"), ("reglu", "q6_k")]
+)
+def test_packed_rows_change_no_bit(cases: Any, family: str, outtype: str) -> None:
+    """Rows of 512, which are packed: one column and several, every mode, several experts."""
+    shape = {"n_embd": 512, "n_ff": 256, "n_head": 4, "n_layer": 1, "ranks": (512,)}
+    case = cases(family, outtype, **shape)
+    modes = ["dense", "exact", "reference"] + ["predicted"] * (family != "reglu")
+    found: dict[tuple[str, str], Any] = {}
+    for memory in ("mapped", "resident"):
+        with case.open(memory=memory, n_threads=1, n_ctx=64) as model:
+            for mode in modes:
+                many = model.logits([1, 5, 9, 3, 8], mode=mode)
+                one = [model.logits([token], mode=mode) for token in (4, 7)]
+                found[memory, mode] = np.concatenate([many, *one])
+    for mode in modes:
+        np.testing.assert_array_equal(found["mapped", mode], found["resident", mode])
+        assert np.ptp(found["mapped", mode]) > 0
 
 
 def test_a_small_file_is_left_where_it_is(mistral) -> None:

@@ -72,7 +72,10 @@ def study(source_dir, tmp_path, call, capsys):
 
     def run(*more):
         sizes = ["--lr", "1e-3", "--windows", "4", "--batch", "8", "--seeds", "2"]
-        call(swap_study, [source_dir, "--data", tmp_path / "shards", "-o", tmp_path / "runs.csv", *sizes, *more])
+        assert (
+            call(swap_study, [source_dir, "--data", tmp_path / "shards", "-o", tmp_path / "runs.csv", *sizes, *more])
+            == 0
+        )
         return capsys.readouterr().out.splitlines()
 
     return run
@@ -123,3 +126,12 @@ def test_whole_models_are_compared_too(study, tmp_path):
     assert all(math.log(384) - 0.2 < float(r["error"]) < 20 for r in runs)  # random tokens
     assert len({r["error"] for r in runs}) == 4
     assert len(lines) == 5
+
+
+def test_shards_without_held_out_text_are_refused(source_dir, tmp_path, call, capsys):
+    writer = ShardWriter(tmp_path / "shards", "words", 384, 0)
+    writer.add("words", np.random.default_rng(0).integers(3, 360, 6000))
+    writer.close()
+    words = [source_dir, "--data", tmp_path / "shards", "-o", tmp_path / "r.csv", "--whole", "1", "--windows", "2"]
+    assert call(swap_study, words) == 2
+    assert "no held-out text" in capsys.readouterr().err

@@ -4,7 +4,11 @@
 
 #include "gemm.h"
 
+#include "kernels.h"
+#include "packed-unit.h"
 #include "tile-simd.h"
+
+#include <type_traits>
 
 namespace ggml_sparse {
 namespace {
@@ -166,6 +170,92 @@ struct q6_K_tile {
         for (int i = 0; i < 16; ++i) { // int8 s + 128 is a byte
             const vq s = vq_xor(w[i / 4], vq_bytes(128));
             vf_store(b[i / 2].scale[i % 2], vf_mul(d, vf_add(byte_of(s, i % 4), vf_set1(-128))));
+        }
+    }
+};
+
+// Rows in the packed layout of packed-unit.h.
+template <typename format> struct packed_tile {
+    static constexpr bool IS_SIX = format::SCALES == packed_scales::SIX, HAS_MIN = !IS_SIX && format::OFFSET == 0;
+
+    using block = std::conditional_t<IS_SIX, halves_block, std::conditional_t<HAS_MIN, min_block, plain_block>>;
+    static constexpr int64_t BYTES = format::BYTES, UNIT = 16;
+    static constexpr int     OFFSET = format::OFFSET;
+
+    static void unpack(const uint8_t * const * rows, int64_t at, block * b) {
+        for (int four = 0; four < 4; ++four) { // 16 bytes of a vector: four blocks
+            vq top[2][4] = {};
+            for (int h = 0; h < 2 && (format::BITS == 6 || (format::BITS == 5 && h == 0)); ++h) {
+                load_dwords(rows, at + format::TOP + 64 * h + 16 * four, top[h]);
+            }
+            for (int j = 0; j < (format::BITS == 8 ? 8 : 4); ++j) {
+                vq w[4];
+                load_dwords(rows, at + 64 * j + 16 * four, w);
+                for (int k = 0; k < 4; ++k) {
+                    store(b[4 * four + k], j, w[k], top[0][k], top[1][k]);
+                }
+            }
+        }
+        scales(rows, at + format::SCALE_AT, b);
+    }
+
+    static void store(block & b, int j, vq w, vq top0, vq top1) {
+        if (format::BITS == 8) {
+            vq_store_words(b.planes[j], to_plane(w, OFFSET));
+            return;
+        }
+        for (int h = 0; h < 2; ++h) {
+            vq u = vq_and(vq_shr(w, 4 * h), vq_bytes(15));
+            if (format::BITS == 5) {
+                u = vq_or(u, vq_shl(vq_and(vq_shr(top0, j + 4 * h), vq_bytes(1)), 4));
+            } else if (format::BITS == 6) {
+                u = vq_or(u, vq_shl(vq_and(vq_shr(h ? top1 : top0, 2 * j), vq_bytes(3)), 4));
+            }
+            vq_store_words(b.planes[j + 4 * h], to_plane(u, OFFSET));
+        }
+    }
+
+    // Sixteen halfs, one per block.
+    template <typename F> static void halfs(const uint8_t * const * rows, int64_t at, F && set) {
+        for (int half = 0; half < 2; ++half) {
+            vq w[4];
+            load_dwords(rows, at + 16 * half, w);
+            for (int k = 0; k < 4; ++k) {
+                set(8 * half + 2 * k, vf_from_halves(w[k]));
+                set(8 * half + 2 * k + 1, vf_from_halves(vq_shr(w[k], 16)));
+            }
+        }
+    }
+
+    static void scales(const uint8_t * const * rows, int64_t at, plain_block * b) {
+        halfs(rows, at, [&](int i, vf d) { vf_store(b[i].scale[0], d); });
+    }
+    static void scales(const uint8_t * const * rows, int64_t at, min_block * b) {
+        if (format::SCALES == packed_scales::DM) {
+            halfs(rows, at, [&](int i, vf d) { vf_store(b[i].scale[0], d); });
+            halfs(rows, at + 32, [&](int i, vf m) { vf_store(b[i].min, m); });
+            return;
+        }
+        vq low[4], rest[4]; // rest: eight bytes of nibbles, d[2], -dmin[2]
+        load_dwords(rows, at, low);
+        load_dwords(rows, at + 16, rest);
+        for (int i = 0; i < 16; ++i) {
+            const vq l = vq_and(vq_shr(low[i / 4], i % 4 * 8), vq_set1(255)), h = vq_shr(rest[i % 8 / 4], i % 4 * 8 + i / 8 * 4);
+            const vq min = vq_or(vq_shr(l, 6), vq_shl(vq_and(h, vq_set1(15)), 2));
+            const vf d = vf_from_halves(vq_shr(rest[2], i / 8 * 16)), m = vf_from_halves(vq_shr(rest[3], i / 8 * 16));
+            vf_store(b[i].scale[0], vf_mul(d, vf_from_words(vq_and(l, vq_set1(63)))));
+            vf_store(b[i].min, vf_mul(m, vf_from_words(min)));
+        }
+    }
+    static void scales(const uint8_t * const * rows, int64_t at, halves_block * b) {
+        const vq d = gather_words(rows, at + 32);
+        for (int h = 0; h < 2; ++h) {
+            vq w[4];
+            load_dwords(rows, at + 16 * h, w);
+            for (int i = 0; i < 16; ++i) { // int8 s + 128 is a byte
+                const vf s = byte_of(vq_xor(w[i / 4], vq_bytes(128)), i % 4);
+                vf_store(b[i].scale[h], vf_mul(vf_from_halves(vq_shr(d, i / 8 * 16)), vf_add(s, vf_set1(-128))));
+            }
         }
     }
 };
@@ -449,6 +539,9 @@ template <typename type> constexpr tile_kernels float_kernels() { return {0, 0, 
 
 constexpr tile_kernels TILES[] = {
 #define SPARSE_TYPE(NAME, name, FORM) TILE_##FORM(name),
+#include "../quants.def"
+#undef SPARSE_TYPE
+#define SPARSE_TYPE(NAME, name, FORM) SPARSE_PACKED_##FORM(planar_kernels<packed_tile<name##_packed>>(), )
 #include "../quants.def"
 #undef SPARSE_TYPE
 };

@@ -51,7 +51,7 @@ struct row_entry {
 };
 
 struct batch_kernels {
-    const tile_kernels * tiles; // by row of quants.def
+    const tile_kernels * tiles; // by sparse_type_index
     // acc[i] = fma(e.h, rows[e.row][i], acc[i]) for the n entries in order; rows [..][64], acc [64]
     void (*add_rows)(const float * rows, const row_entry * entries, int64_t n, float * acc);
 };

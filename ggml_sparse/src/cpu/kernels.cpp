@@ -7,6 +7,7 @@
 
 #include "axpy.h"
 #include "dot-floats.h"
+#include "dot-packed.h"
 #include "dot-quants.h"
 #include "gemm.h"
 
@@ -34,6 +35,9 @@ const sparse_kernels KERNEL_TABLE = {
     JOIN(GGML_SPARSE_ISA_, KERNEL_ISA),
     {
 #define SPARSE_TYPE(NAME, name, FORM) {DOT_##FORM(name), AXPY_##FORM(name)},
+#include "../quants.def"
+#undef SPARSE_TYPE
+#define SPARSE_TYPE(NAME, name, FORM) SPARSE_PACKED_##FORM({dot_quant<packed_dot<name##_packed>>, nullptr}, )
 #include "../quants.def"
 #undef SPARSE_TYPE
     },

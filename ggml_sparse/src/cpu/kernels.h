@@ -12,6 +12,9 @@
 //       rounds once to double first), whatever the vector width. Prefetches ahead[r].
 //
 // n is > 0 and a multiple of the type's block. w, x and y need no alignment.
+//
+// Rows of a quantised type come in two layouts, each with its own kernels: ggml's, and the packed
+// one of packed-unit.h, whose dots give the same bits and which has no axpy.
 
 #include "ggml-sparse.h"
 
@@ -26,21 +29,32 @@ constexpr int AXPY_ROWS = 4;
 
 struct row_kernels {
     dot_fn  dot;
-    axpy_fn axpy;
+    axpy_fn axpy; // null: packed rows
 };
+
+// What follows in the parentheses, for the types that have a packed layout.
+#define SPARSE_PACKED_F32(...)
+#define SPARSE_PACKED_PAIRS(...) __VA_ARGS__
+#define SPARSE_PACKED_SUPER4(...) __VA_ARGS__
+#define SPARSE_PACKED_SUPER6(...) __VA_ARGS__
 
 enum sparse_type_index {
 #define SPARSE_TYPE(NAME, name, FORM) SPARSE_INDEX_##NAME,
 #include "../quants.def"
 #undef SPARSE_TYPE
-    SPARSE_TYPE_COUNT
+    SPARSE_TYPE_COUNT,
+    SPARSE_BEFORE_PACKED = SPARSE_TYPE_COUNT - 1,
+#define SPARSE_TYPE(NAME, name, FORM) SPARSE_PACKED_##FORM(SPARSE_PACKED_INDEX_##NAME, )
+#include "../quants.def"
+#undef SPARSE_TYPE
+    SPARSE_ROWS_COUNT
 };
 
 struct batch_kernels; // gemm.h
 
 struct sparse_kernels {
     ggml_sparse_isa       isa;
-    row_kernels           rows[SPARSE_TYPE_COUNT]; // by row of quants.def
+    row_kernels           rows[SPARSE_ROWS_COUNT]; // by sparse_type_index
     const batch_kernels * batch;                   // for several columns
 };
 

@@ -90,6 +90,7 @@ inline void vq_load_six_bits(const uint8_t * w, int half, int i, vq & a, vq & b)
 
 // --- int32 sums ----------------------------------------------------------------------
 
+inline vi vi_zero() { return _mm256_setzero_si256(); }
 inline vi vi_load(const int32_t * p) { return vq_load(p); }
 inline vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
 inline vi vi_shift_left(vi a, int n) { return _mm256_slli_epi32(a, n); }
@@ -143,6 +144,43 @@ inline void load_q6_scales(const uint8_t * w, int p, vf & even, vf & odd) {
     const vf        d  = vf_set1(load_half(ws + 208));
     even               = vf_mul(d, vf_from(_mm256_cvtepi16_epi32(_mm_srai_epi16(_mm_slli_epi16(s, 8), 8))));
     odd                = vf_mul(d, vf_from(_mm256_cvtepi16_epi32(_mm_srai_epi16(s, 8))));
+}
+
+// --- packed units, see simd-avx512.h ----------------------------------------------------
+
+template <int MASK> inline vq vq_or_bits(vq u, vq bits, int left) {
+    const vq moved = left < 0 ? _mm256_srli_epi16(bits, -left) : _mm256_slli_epi16(bits, left);
+    return _mm256_or_si256(u, _mm256_and_si256(moved, _mm256_set1_epi8(MASK)));
+}
+#if defined(__AVXVNNI__)
+template <int BITS, int N> inline vi vi_dots(vi sum, const vq * u, const int8_t * x) {
+    for (int i = 0; i < N; ++i) {
+        sum = _mm256_dpbusd_avx_epi32(sum, u[i], vq_load(x + 64 * i));
+    }
+    return sum;
+}
+#else
+template <int BITS, int N> inline vi vi_dots(vi sum, const vq * u, const int8_t * x) {
+    constexpr int GROUP = BITS == 4 ? 8 : BITS == 5 ? 4 : 2; // an int16 holds so many times 2 * 127 * largest quant
+    for (int i = 0; BITS == 8 && i < N; ++i) {
+        sum = _mm256_add_epi32(sum, vi_dot_signed(_mm256_xor_si256(u[i], _mm256_set1_epi8(-128)), vq_load(x + 64 * i)));
+    }
+    for (int i = 0; BITS < 8 && i < N; i += GROUP) {
+        vq pairs = _mm256_maddubs_epi16(u[i], vq_load(x + 64 * i));
+        for (int k = i + 1; k < i + GROUP && k < N; ++k) {
+            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(u[k], vq_load(x + 64 * k)));
+        }
+        sum = _mm256_add_epi32(sum, vi_add_pairs(pairs));
+    }
+    return sum;
+}
+#endif
+inline vf   vf_by_super(const uint8_t * halfs, int p) { return vf_set1(load_half(halfs + 2 * p)); }
+inline void load_packed_k(const uint8_t * w, int p, vf & scale, vf & minimum) {
+    const auto    bytes = [](const uint8_t * b) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(b))); };
+    const __m256i low = bytes(w + 8 * p), high = _mm256_and_si256(_mm256_srli_epi32(bytes(w + 16), 4 * p), _mm256_set1_epi32(15));
+    scale   = vf_from(_mm256_and_si256(low, _mm256_set1_epi32(63)));
+    minimum = vf_from(_mm256_or_si256(_mm256_srli_epi32(low, 6), _mm256_slli_epi32(high, 2)));
 }
 
 } // namespace

@@ -53,7 +53,7 @@ template <int STRIDE> inline vf vf_load_halfs(const uint8_t * w) {
 
 // --- quants --------------------------------------------------------------------------
 
-inline vq      vq_load(const int8_t * p) { return _mm512_loadu_si512(p); }
+inline vq      vq_load(const void * p) { return _mm512_loadu_si512(p); }
 inline void    vq_store(int8_t * p, vq a) { _mm512_storeu_si512(p, a); }
 inline vq      vq_low(vq a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 inline vq      vq_high(vq a) { return vq_low(_mm512_srli_epi16(a, 4)); }
@@ -99,6 +99,7 @@ inline void vq_load_six_bits(const uint8_t * w, int half, int, vq & a, vq & b) {
 
 // --- int32 sums ----------------------------------------------------------------------
 
+inline vi vi_zero() { return _mm512_setzero_si512(); }
 inline vi vi_load(const int32_t * p) { return _mm512_loadu_si512(p); }
 inline vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 inline vi vi_shift_left(vi a, int n) { return _mm512_slli_epi32(a, static_cast<unsigned>(n)); }
@@ -144,6 +145,39 @@ inline void load_q6_scales(const uint8_t * w, int, vf & even, vf & odd) {
     const __m512  d = _mm512_mask_mov_ps(d0, 0xff00, d1);
     even            = vf_mul(d, vf_from(_mm512_permutex2var_epi32(s0, at, s1)));
     odd             = vf_mul(d, vf_from(_mm512_permutex2var_epi32(s0, _mm512_add_epi32(at, _mm512_set1_epi32(1)), s1)));
+}
+
+// --- packed units (packed-unit.h) ---------------------------------------------------------
+
+// u, and `MASK` where a byte of bits << left (>> -left) has it.
+template <int MASK> inline vq vq_or_bits(vq u, vq bits, int left) {
+    const vq moved = left < 0 ? _mm512_srli_epi16(bits, static_cast<unsigned>(-left)) : _mm512_slli_epi16(bits, static_cast<unsigned>(left));
+    return _mm512_ternarylogic_epi32(u, moved, _mm512_set1_epi8(MASK), 0xf8); // u | (moved & mask)
+}
+// sum + dots of N vectors of unsigned quants below 1 << BITS with vectors of x, 64 bytes apart.
+template <int BITS, int N> inline vi vi_dots(vi sum, const vq * u, const int8_t * x) {
+    for (int i = 0; i < N; ++i) {
+        sum = _mm512_dpbusd_epi32(sum, u[i], vq_load(x + 64 * i));
+    }
+    return sum;
+}
+// The first or second of two halfs, for blocks 0 .. 7 or 8 .. 15.
+inline vf vf_by_super(const uint8_t * halfs, int) {
+    int32_t both;
+    memcpy(&both, halfs, sizeof(both));
+    const __m512  d  = _mm512_castps128_ps512(_mm_cvtph_ps(_mm_cvtsi32_si128(both)));
+    const __m512i at = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    return _mm512_permutexvar_ps(at, d);
+}
+// Six-bit scales and minima of 16 blocks, in 24 bytes: block l's scale and its minimum's low two bits in
+// byte l, the other four in byte 16 + l % 8.
+inline void load_packed_k(const uint8_t * w, int, vf & scale, vf & minimum) {
+    const __m512i low  = _mm512_cvtepu8_epi32(load_piece(w));
+    const __m512i high = _mm512_cvtepu8_epi32(_mm_castpd_si128(_mm_loaddup_pd(reinterpret_cast<const double *>(w + 16))));
+    const __m512i up   = _mm512_sllv_epi32(high, _mm512_setr_epi32(8, 8, 8, 8, 8, 8, 8, 8, 4, 4, 4, 4, 4, 4, 4, 4));
+    const __m512i all = _mm512_ternarylogic_epi32(_mm512_set1_epi32(255), low, up, 0xca), six = _mm512_set1_epi32(63); // 255 ? low : up
+    scale   = vf_from(_mm512_and_si512(all, six));
+    minimum = vf_from(_mm512_and_si512(_mm512_srli_epi32(all, 6), six));
 }
 
 // --- tables of sixteen values -------------------------------------------------------------

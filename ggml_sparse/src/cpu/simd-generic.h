@@ -131,6 +131,7 @@ template <typename F> inline vi vi_make(F f) {
     }
     return r;
 }
+inline vi vi_zero() { return vi{}; }
 inline vi vi_load(const int32_t * p) {
     return vi_make([=](int i) { return p[i]; });
 }
@@ -192,6 +193,27 @@ inline void load_q6_scales(const uint8_t * w, int p, vf & even, vf & odd) {
     const float     d  = load_half(ws + 208);
     even               = vf_make([=](int i) { return d * static_cast<float>(static_cast<int8_t>(ws[192 + 2 * i])); });
     odd                = vf_make([=](int i) { return d * static_cast<float>(static_cast<int8_t>(ws[193 + 2 * i])); });
+}
+
+// --- packed units, see simd-avx512.h ----------------------------------------------------
+
+template <int MASK> inline vq vq_or_bits(const vq & u, const vq & bits, int left) {
+    return vq_make([&](int i) {
+        const int b = static_cast<uint8_t>(bits.v[i]);
+        return u.v[i] | ((left < 0 ? b >> -left : b << left) & MASK);
+    });
+}
+template <int BITS, int N> inline vi vi_dots(vi sum, const vq * u, const int8_t * x) {
+    for (int i = 0; i < N; ++i) {
+        const vi dot = vi_dot(BITS == 8 ? vq_make([&](int k) { return u[i].v[k] ^ 0x80; }) : u[i], vq_load(x + 64 * i));
+        sum          = vi_make([&](int k) { return sum.v[k] + dot.v[k]; });
+    }
+    return sum;
+}
+inline vf   vf_by_super(const uint8_t * halfs, int p) { return vf_set1(load_half(halfs + 2 * p)); }
+inline void load_packed_k(const uint8_t * w, int p, vf & scale, vf & minimum) {
+    scale   = vf_make([=](int i) { return static_cast<float>(packed_k_scale(w, p * W + i)); });
+    minimum = vf_make([=](int i) { return static_cast<float>(packed_k_minimum(w, p * W + i)); });
 }
 
 } // namespace

@@ -77,6 +77,7 @@ inline void vq_load_six_bits(const uint8_t * w, int half, int i, vq & a, vq & b)
 
 // --- int32 sums ----------------------------------------------------------------------
 
+inline vi vi_zero() { return vdupq_n_s32(0); }
 inline vi vi_load(const int32_t * p) { return vld1q_s32(p); }
 inline vi vi_sub(vi a, vi b) { return vsubq_s32(a, b); }
 inline vi vi_shift_left(vi a, int n) { return vshlq_s32(a, vdupq_n_s32(n)); }
@@ -116,6 +117,28 @@ inline void load_q6_scales(const uint8_t * w, int p, vf & even, vf & odd) {
     const int32x4_t lo = vmovl_s16(vget_low_s16(t)), hi = vmovl_s16(vget_high_s16(t));
     even = vf_mul(d, vf_from(vuzp1q_s32(lo, hi)));
     odd  = vf_mul(d, vf_from(vuzp2q_s32(lo, hi)));
+}
+
+// --- packed units, see simd-avx512.h ----------------------------------------------------
+
+template <int MASK> inline vq vq_or_bits(vq u, vq bits, int left) {
+    return vorrq_u8(u, vandq_u8(vshlq_u8(bits, vdupq_n_s8(static_cast<int8_t>(left))), vdupq_n_u8(MASK)));
+}
+template <int BITS, int N> inline vi vi_dots(vi sum, const vq * u, const int8_t * x) {
+    for (int i = 0; i < N; ++i) {
+        sum = vi_dot_from(sum, BITS == 8 ? veorq_u8(u[i], vdupq_n_u8(128)) : u[i], vq_load(x + 64 * i));
+    }
+    return sum;
+}
+inline vf   vf_by_super(const uint8_t * halfs, int p) { return vf_set1(load_half(halfs + 2 * (p / 2))); }
+inline void load_packed_k(const uint8_t * w, int p, vf & scale, vf & minimum) {
+    float s[W], m[W];
+    for (int i = 0; i < W; ++i) {
+        s[i] = static_cast<float>(packed_k_scale(w, p * W + i));
+        m[i] = static_cast<float>(packed_k_minimum(w, p * W + i));
+    }
+    scale   = vf_load(s);
+    minimum = vf_load(m);
 }
 
 } // namespace

@@ -28,6 +28,10 @@ inline void prefetch_l2(const void * p, size_t n) {
 inline int k_scale(const uint8_t * s, int j) { return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4; }
 inline int k_minimum(const uint8_t * s, int j) { return j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4; }
 
+// The same of block l in a packed unit.
+inline int packed_k_scale(const uint8_t * w, int l) { return w[l] & 63; }
+inline int packed_k_minimum(const uint8_t * w, int l) { return w[l] >> 6 | (w[16 + l % 8] >> l / 8 * 4 & 15) << 2; }
+
 } // namespace
 } // namespace ggml_sparse
 

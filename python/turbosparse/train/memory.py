@@ -16,7 +16,7 @@ _TEXTS = ("allocate memory", "not enough memory", "out of memory")
 def is_memory_error(error: BaseException) -> bool:
     """Whether Python, torch on the CPU or a GPU's driver says that memory ran out."""
     text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in text for t in _TEXTS)
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(t in text for t in _TEXTS)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import csv
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ from turbosparse.train.drelu_report import loss as heldout_loss
 from turbosparse.train.drelu_report import windows
 from turbosparse.train.end_to_end import ask, compare
 from turbosparse.train.evaluate import Counter
+from turbosparse.train.faults import SettingsError, reported
 from turbosparse.train.losses import Controller
 from turbosparse.train.shards import Shards
 from turbosparse.train.source import Source, open_source
@@ -221,9 +223,11 @@ def train_whole(source: Source, shards: Shards, way: Way, seed: int, args: argpa
     run = Distiller(source, shards, recipe, Budget(steps=way.steps))
     while run.progress < 1.0:
         run.step()
-    rows = torch.cat([windows(shards.heldout(name), WINDOW, 2) for name in shards.heldout_names])
+    held = [windows(shards.heldout(name), WINDOW, 2) for name in shards.heldout_names]
+    if not sum(map(len, held)):
+        raise SettingsError(f"{shards.path} has no held-out text of {WINDOW + 1} tokens to measure on")
     counter = Counter(source.config.num_hidden_layers)
-    nats = heldout_loss(run.student, rows, Run(dense=True, observer=counter), 4)
+    nats = heldout_loss(run.student, torch.cat(held), Run(dense=True, observer=counter), 4)
     return nats, float(np.mean([counts.rates()["zero"] for counts in counter.layers]))
 
 
@@ -262,9 +266,8 @@ def ways(args: argparse.Namespace) -> list[Way]:
     return out
 
 
-def main() -> None:
-    """Command line."""
-    args = _parser().parse_args()
+def study(args: argparse.Namespace) -> int:
+    """The command."""
     torch.set_num_threads(args.threads)
     source, shards, runs = open_source(args.source), Shards(args.data), Runs(args.out)
     shards.check(source.config.vocab_size, source.tokenizer.sha256 if source.tokenizer else None)
@@ -284,7 +287,14 @@ def main() -> None:
     for seed, way, subject in itertools.product(seeds, ways(args), subjects):
         runs.once(way, subject, seed, functools.partial(run, way, subject, seed))
     print("\n".join([HEAD, *(runs.row(way, subjects, seeds) for way in ways(args))]))
+    return 0
+
+
+def main() -> int:
+    """Command line."""
+    args = _parser().parse_args()
+    return reported(lambda: study(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
