@@ -30,10 +30,12 @@ train drelu "$out/healed" -o "$out/control" $pair --teacher-cache "$out/cache-te
     --activation swiglu --rank 0
 
 # New predictors for the student, which stays as it is.
-train predictors "$out/student" -o "$out/final" --data $shards --steps 200 --rank 96
+train predictors "$out/student" -o "$out/turbosparse-smol" --data $shards --steps 200 --rank 96
 
-train heldout teacher=$teacher healed="$out/healed" control="$out/control" student="$out/final" \
+train heldout teacher=$teacher healed="$out/healed" control="$out/control" student="$out/turbosparse-smol" \
     --data $shards --json "$out/heldout.json"
-train student_check "$out/final"
-.venv/bin/turbosparse convert "$out/final" -o "$out/turbosparse-smol-Q4_0.gguf" --outtype q4_0 --force \
+train student_check "$out/turbosparse-smol"
+.venv/bin/turbosparse convert "$out/turbosparse-smol" -o "$out/unnamed.gguf" --outtype q4_0 --force \
     --profile-text models/text/sample.txt
+.venv/bin/gguf-new-metadata --force --general-name "TurboSparse Smol" "$out/unnamed.gguf" \
+    "$out/turbosparse-smol-Q4_0.gguf"

@@ -1,8 +1,8 @@
 """Chat messages to prompt tokens, by the Jinja template that comes with the model.
 
 A template is a program from an untrusted file: it runs in jinja2's immutable sandbox, and its
-size, output and time are bounded. (The sandbox bounds ranges; time is checked whenever the
-template puts out something.)
+size, output, time and what its operators make are bounded. (The sandbox bounds ranges; time is
+checked whenever the template puts out something; what string methods make is not bounded.)
 
 What people write is not trusted either: only the template can write control tokens, see
 encode_messages.
@@ -33,6 +33,8 @@ KEY = "tokenizer.chat_template"
 MAX_TEMPLATE = 256 * 1024  # characters
 MAX_EXTRA = 64 * 1024  # characters of output beyond 16 times the messages
 MAX_SECONDS = 2.0
+MAX_MADE = 16 << 20  # characters or items that one operator may make
+MAX_BITS = 1 << 12  # of an integer that is multiplied
 
 
 def render(
@@ -141,10 +143,48 @@ def _environment() -> Any:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
+    environment.intercepted_binops = frozenset(_OPERATORS)  # also: not computed when the template is compiled
+    environment.binop_table.update(_OPERATORS)
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     return environment
+
+
+def _plus(left: Any, right: Any) -> Any:
+    _check_made(_length(left) + _length(right))
+    return left + right
+
+
+def _times(left: Any, right: Any) -> Any:
+    for sequence, count in ((left, right), (right, left)):
+        if isinstance(count, int):
+            _check_made(_length(sequence) * count)
+            _check_bits(count.bit_length())
+    return left * right
+
+
+def _power(left: Any, right: Any) -> Any:
+    if isinstance(left, int) and isinstance(right, int):
+        _check_bits(left.bit_length() * right)
+    return left**right
+
+
+_OPERATORS = {"+": _plus, "*": _times, "**": _power}
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, (str, bytes, list, tuple)) else 0
+
+
+def _check_made(length: int) -> None:
+    if length > MAX_MADE:
+        raise _broken(f"it makes a text or list of {length} elements")
+
+
+def _check_bits(count: int) -> None:
+    if count > MAX_BITS:
+        raise _broken(f"it computes with a number of {count} bits")
 
 
 def _refuse(message: object) -> NoReturn:

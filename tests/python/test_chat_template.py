@@ -41,7 +41,11 @@ def test_a_template_sees_what_transformers_shows_it() -> None:
         "{% include '/etc/passwd' %}",
         "{% for i in range(10 ** 9) %}x{% endfor %}",
         "{% for i in range(99999) %}{{ 'y' * 1000 }}{% endfor %}",
-        "{{ 'y' * 10 ** 8 }}",
+        "{{ 'y' * 10 ** 11 }}",
+        "{{ 10 ** 9 * [1] }}",
+        "{{ 2 ** 1000000000 }}",
+        "{% set n = namespace(x=3) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x='y') %}{% for i in range(50) %}{% set n.x = n.x + n.x %}{% endfor %}",
         "{{ 1 // 0 }}",
         "{{ messages[7].content.x }}",
         "{% if %}",
@@ -49,12 +53,17 @@ def test_a_template_sees_what_transformers_shows_it() -> None:
     ],
 )
 def test_hostile_and_broken_templates(template: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ModelFormatError) as caught:
         render(HELLO, template)
     assert caught.value.where == "tokenizer.chat_template"
     assert caught.value.exit_code == 4
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
+
+
+def test_operators_of_ordinary_size_work() -> None:
+    template = "{{ '-' * 3 + 2 ** 3 * 'ab' }} {{ [1] + [2] }} {{ 2 * 3 + 1.5 }} {{ 2 ** -1 }}"
+    assert render(HELLO, template) == "---abababababababab [1, 2] 7.5 0.5"
 
 
 @pytest.mark.parametrize("name", ["raise_exception.__globals__", "raise_exception.__code__", "messages.__class__"])
