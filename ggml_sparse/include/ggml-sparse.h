@@ -187,7 +187,10 @@ struct ggml_sparse_context_params {
     int32_t n_ubatch;   // tokens per graph
     int32_t n_threads;  // 0 = one per hardware thread available to the process
     int32_t type_k, type_v; // enum ggml_type of the KV cache: F32, F16 or Q8_0
-    int32_t flash_attn; // -1 auto, 0 off, 1 on
+    // -1 auto, 0 off, 1 on. On: one attention operator, ours, with F32 sums; off: libllama's products and softmax.
+    // Auto is off where K and V are F32, which the operator would see rounded to F16, else on. A model of
+    // ggml_sparse_model_load_stock leaves all of it to libllama.
+    int32_t flash_attn;
     enum ggml_sparse_mode mode;
     enum ggml_sparse_isa  isa;
     bool    ignore_swa; // allow n_ctx above the checkpoint's sliding window
@@ -255,8 +258,9 @@ GGML_SPARSE_API void ggml_sparse_context_cancel(struct ggml_sparse_context * ctx
 // --- several sequences at once ---
 //
 // The functions above work on sequence 0; these work on any, and on many in one batch. Sequences
-// never see each other: with n_threads 1, or flash attention off, one gets the same bits whatever
-// runs beside it, as long as its own tokens come in the same batches of more than 8 rows.
+// never see each other. With flash attention on (auto, but for F32 KV) one gets the same bits whatever runs beside it
+// and however its tokens are cut into batches; where experts are routed to, a batch of one row may differ in the last
+// bits. With it off that holds as long as its own tokens come in the same batches of more than 8 rows.
 
 struct ggml_sparse_row {
     int32_t token;
@@ -501,7 +505,16 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_op_ffn(
         float * y, uint8_t * mask, struct ggml_sparse_layer_stats * stats,
         int32_t n_threads, enum ggml_sparse_isa isa, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
-// The same as nodes of any ggml graph, executed by the CPU backend (GGML_OP_CUSTOM).
+// out[t, h, :] = sum_r p[r] v[r, g, :] with p = softmax over r of (scale * q[t, h, :] . k[r, g, :] + mask[t, r]) and
+// g = h / (n_head / n_head_kv). q [n_tokens, n_head, k.n_col], out [n_tokens, n_head, v.n_col]; k and v hold the rows
+// [n_kv, n_head_kv] in F32, F16 or Q8_0, their n_col is a multiple of 16; mask [n_tokens, n_kv] is F16. Zeros where
+// the mask is -inf for every row. Values are F32 sums; results do not depend on rows that the mask hides.
+GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_op_attention(
+        const struct ggml_sparse_matrix * k, const struct ggml_sparse_matrix * v, const float * q, const uint16_t * mask,
+        int64_t n_tokens, int64_t n_head, int64_t n_kv, float scale, float * out,
+        int32_t n_threads, enum ggml_sparse_isa isa, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+
+// All but attention as nodes of any ggml graph, executed by the CPU backend (GGML_OP_CUSTOM).
 // w {n_col, n_row}, x F32 {n_col, n_tokens}, ids I32 {n_ids, n_tokens}, h F32 {n_ids, n_tokens}.
 // `fc1`, `fc2` and `pred_in_scale` may be NULL; `params` is read, not kept: its matrices are
 // ignored in favour of the tensors.

@@ -1,6 +1,8 @@
 #include "backend.h"
 
+#include "attention-node.h"
 #include "block.h"
+#include "cpu/kernels.h"
 #include "dense.h"
 
 #include <cstring>
@@ -16,7 +18,7 @@ struct stream {
     int           n_threads = 1;
     ffn_session * session   = nullptr;
     ffn_block     block;
-    ffn_workspace dense;
+    ffn_workspace space; // of all but FFN blocks
 };
 
 stream & stream_of(ggml_backend_t backend) { return *static_cast<stream *>(backend->context); }
@@ -45,7 +47,11 @@ ggml_status compute(stream & s, ggml_cgraph * graph) {
             return GGML_STATUS_FAILED;
         }
         if (dense_supports(node)) {
-            dense_run(node, s.n_threads, *s.session->kernels, s.dense);
+            dense_run(node, s.n_threads, *s.session->kernels, s.space);
+            continue;
+        }
+        if (node->op == GGML_OP_FLASH_ATTN_EXT) {
+            attention_run_node(node, s.n_threads, s.session->kernels->isa, s.space);
             continue;
         }
         const ggml_status status = s.block.take(node, *s.session, s.n_threads);
@@ -115,13 +121,14 @@ bool is_our_product(const ggml_tensor * t) {
     return t && (t->op == GGML_OP_MUL_MAT || t->op == GGML_OP_MUL_MAT_ID) && find_weight(t->src[0]);
 }
 
-// The one place that says what runs here: our weights, FFN products and the GLU between, and
-// products with the other matrices.
+// The one place that says what runs here: our weights, FFN products and the GLU between,
+// products with the other matrices, and attention between those.
 bool device_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
     switch (op->op) {
         case GGML_OP_NONE: return find_weight(op) || find_matrix(op).type >= 0;
         case GGML_OP_MUL_MAT: return is_our_product(op) || dense_supports(op);
         case GGML_OP_MUL_MAT_ID: return is_our_product(op);
+        case GGML_OP_FLASH_ATTN_EXT: return attention_supports(op);
         case GGML_OP_GLU: return is_our_product(op->src[0]) && is_our_product(op->src[1]);
         default: return false;
     }

@@ -1,5 +1,6 @@
 #include "context.h"
 
+#include "cpu/attention.h"
 #include "cpu/dispatch.h"
 #include "error.h"
 #include "host.h"
@@ -71,7 +72,17 @@ static ggml_sparse_context_params filled_in(const model_spec & spec, ggml_sparse
     return p;
 }
 
-static llama_context_params host_params(const ggml_sparse_context_params & p, ffn_session & session) {
+// Our own attention reads any KV type but F32, which libllama would round to F16 for it at every token. AUTO would not
+// keep it: libllama wants the node on the layer's device, and it is on ours. Quantised V needs it in any case.
+static llama_flash_attn_type flash_attention(const model_spec & spec, const ggml_sparse_context_params & p) {
+    if (p.flash_attn != LLAMA_FLASH_ATTN_TYPE_AUTO || spec.layers.empty() || spec.info.n_embd / spec.info.n_head % ATTENTION_ALIGN != 0) {
+        return llama_flash_attn_type(p.flash_attn);
+    }
+    const bool exact = p.type_k == GGML_TYPE_F32 || p.type_v == GGML_TYPE_F32;
+    return exact && !ggml_is_quantized(kv_type(p.type_v)) ? LLAMA_FLASH_ATTN_TYPE_DISABLED : LLAMA_FLASH_ATTN_TYPE_ENABLED;
+}
+
+static llama_context_params host_params(const model_spec & spec, const ggml_sparse_context_params & p, ffn_session & session) {
     llama_context_params h = llama_context_default_params();
     // libllama rounds what one of several sequences gets up to 256 cells
     h.n_ctx               = uint32_t(p.n_seq_max == 1 ? p.n_ctx : p.n_seq_max * GGML_PAD(p.n_ctx, 256));
@@ -81,7 +92,7 @@ static llama_context_params host_params(const ggml_sparse_context_params & p, ff
     h.kv_unified          = false;
     h.n_threads           = p.n_threads;
     h.n_threads_batch     = p.n_threads;
-    h.flash_attn_type     = llama_flash_attn_type(p.flash_attn);
+    h.flash_attn_type     = flash_attention(spec, p);
     h.type_k              = kv_type(p.type_k);
     h.type_v              = kv_type(p.type_v);
     h.abort_callback      = session_cancelled;
@@ -100,7 +111,7 @@ ggml_sparse_context::ggml_sparse_context(ggml_sparse_model & model, const ggml_s
     require_argument(session.kernels != nullptr, "this CPU cannot run the instruction set asked for");
 
     host_log_scope log;
-    llama.reset(llama_init_from_model(model.llama.get(), host_params(p, session)));
+    llama.reset(llama_init_from_model(model.llama.get(), host_params(model.spec, p, session)));
     if (!llama) {
         throw error(GGML_SPARSE_ERR_BACKEND,
                     "libllama could not make a context of " + std::to_string(p.n_ctx) + " tokens: " + log.errors());

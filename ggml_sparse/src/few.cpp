@@ -85,14 +85,14 @@ class few_ffn {
 constexpr int64_t N_ALIGN  = 512; // where rows are cut: every type's block, and whole vectors of factors (cpu/units.cpp)
 constexpr int64_t N_REDUCE = 512;
 
-// Width of the parts that n is cut into, so that n_piece pieces of each make n_unit units of work.
-int64_t part_of(int64_t n, int n_piece, int n_unit) { return divide_up(n, divide_up(n_unit, n_piece) * N_ALIGN) * N_ALIGN; }
+// Width of the parts that n is cut into: whole rows read fastest, but four units for each thread balance them.
+int64_t part_of(int64_t n, int n_piece, int n_threads) { return divide_up(n, divide_up(4 * n_threads, n_piece) * N_ALIGN) * N_ALIGN; }
 
 few_ffn::few_ffn(const ffn_call & call, const ffn_run_params & params)
     : call_(call), isa_(params.kernels->isa), predicted_(call.ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(call.ffn.up.n_col),
       n_ff_(call.ffn.up.n_row), branches_(branches_of(call.ffn, *params.kernels)), down_t_(call.ffn.down_t, *params.kernels),
-      by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE, 4 * params.n_threads)), width_(gate_up_width(n_ff_)),
-      part_(part_of(n_embd_, N_PIECE, 16 * params.n_threads)), columns_(static_cast<size_t>(call.cols.n)) {
+      by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE, params.n_threads)), width_(gate_up_width(n_ff_)),
+      part_(part_of(n_embd_, N_PIECE, params.n_threads)), columns_(static_cast<size_t>(call.cols.n)) {
     if (predicted_) {
         fc1_ = row_reader(call.ffn.fc1, *params.kernels);
         fc2_ = row_reader(by_unit_ ? call.ffn.fc2_t : call.ffn.fc2, *params.kernels);

@@ -1,8 +1,9 @@
 #include "ops.h"
 
+#include "attention.h"
+#include "cpu/attention.h"
 #include "cpu/dispatch.h"
 #include "error.h"
-#include "ffn.h"
 #include "neurons.h"
 #include "packing.h"
 
@@ -211,6 +212,52 @@ static void op_ffn(const ggml_sparse_ffn & ffn, const float * x, int64_t n_token
     ffn_run({{ffn, {n_tokens, xs.data(), ys.data()}, nullptr, mask}}, params, ws, stats, times);
 }
 
+// --- attention -------------------------------------------------------------------
+
+static void cache_check(const ggml_sparse_matrix & m, const char * name, int64_t n_row) {
+    matrix_check(m, name);
+    plain_check(m, name);
+    if (!attention_type_supported(m.type) || m.n_col % ATTENTION_ALIGN != 0) {
+        throw bad(name, "F32, F16 or Q8_0 rows of a multiple of " + std::to_string(ATTENTION_ALIGN),
+                  ggml_type_name(static_cast<ggml_type>(m.type)) + shape(m.n_col, m.n_row));
+    }
+    if (m.n_row != n_row) {
+        throw bad(name, std::to_string(n_row) + " rows", std::to_string(m.n_row));
+    }
+}
+
+static int64_t heads_check(const ggml_sparse_matrix & k, int64_t n_head, int64_t n_kv) {
+    if (n_kv < 1 || n_kv > std::numeric_limits<int32_t>::max() || k.n_row % n_kv != 0) {
+        throw bad("n_kv", "a divisor of the rows of k, " + std::to_string(k.n_row), std::to_string(n_kv));
+    }
+    const int64_t n_head_kv = k.n_row / n_kv;
+    if (n_head < 1 || n_head_kv < 1 || n_head % n_head_kv != 0) {
+        throw bad("n_head", "a multiple of the heads of k, " + std::to_string(n_head_kv), std::to_string(n_head));
+    }
+    return n_head_kv;
+}
+
+static attention_tensor heads_of(const void * data, size_t row, int64_t n_head) {
+    return {const_cast<void *>(data), row * static_cast<size_t>(n_head), row, 0};
+}
+
+static attention_work attention_check(const ggml_sparse_matrix & k, const ggml_sparse_matrix & v, int64_t n_head, int64_t n_kv) {
+    attention_work w{};
+    w.n_head_kv = heads_check(k, n_head, n_kv);
+    cache_check(k, "k", k.n_row);
+    cache_check(v, "v", k.n_row);
+    w.type_k     = k.type;
+    w.type_v     = v.type;
+    w.d_k        = k.n_col;
+    w.d_v        = v.n_col;
+    w.n_head     = n_head;
+    w.n_kv       = n_kv;
+    w.n_sequence = 1;
+    w.k          = heads_of(k.data, ggml_row_size(static_cast<ggml_type>(k.type), k.n_col), w.n_head_kv);
+    w.v          = heads_of(v.data, ggml_row_size(static_cast<ggml_type>(v.type), v.n_col), w.n_head_kv);
+    return w;
+}
+
 } // namespace ggml_sparse
 
 // --- the C API ---------------------------------------------------------------------
@@ -335,6 +382,24 @@ ggml_sparse_status ggml_sparse_op_ffn(const ggml_sparse_ffn * ffn, const float *
         op_ffn(*ffn, x, n_tokens, y, mask, {n_threads, &kernels_check(n_threads, isa), nullptr}, counted);
         if (stats) {
             *stats = counted;
+        }
+    });
+}
+
+ggml_sparse_status ggml_sparse_op_attention(const ggml_sparse_matrix * k, const ggml_sparse_matrix * v, const float * q,
+                                            const uint16_t * mask, int64_t n_tokens, int64_t n_head, int64_t n_kv, float scale, float * out,
+                                            int32_t n_threads, ggml_sparse_isa isa, ggml_sparse_error * err) noexcept {
+    return guard(err, [&] {
+        attention_work w = attention_check(*pointer_check(k, "k"), *pointer_check(v, "v"), n_head, n_kv);
+        count_check(n_tokens, "n_tokens");
+        w.n_token = n_tokens;
+        w.scale   = scale;
+        w.q       = heads_of(pointer_check(q, "q"), size_t(w.d_k) * sizeof(float), n_head);
+        w.out     = heads_of(pointer_check(out, "out"), size_t(w.d_v) * sizeof(float), n_head);
+        w.mask    = heads_of(pointer_check(mask, "mask"), size_t(n_kv) * sizeof(uint16_t), 1);
+        ffn_workspace ws;
+        if (n_tokens > 0) {
+            attention_run(w, n_threads, kernels_check(n_threads, isa).isa, ws);
         }
     });
 }

@@ -94,7 +94,9 @@ class Model:
             at most the sliding window.
         n_threads: None = physical cores available to the process.
         kv_type: "f16", "f32" or "q8_0".
-        flash_attn: "auto", "on" or "off" (off makes whole models bit-equal for any n_threads).
+        flash_attn: "on": attention is one operator of ours, which sums in float32 and gives the same bits for any
+            n_threads and any cut of a prompt. "off": libllama's, slower in long contexts. "auto": off with kv_type
+            "f32", which the operator would see rounded to f16, else on.
         n_batch, n_ubatch: tokens per llama_decode and per graph; None = 2048 and 512.
         isa: "auto", or an instruction set to force: "generic", "avx2", "avxvnni", "avx512", "neon".
         ignore_swa: allow n_ctx above the checkpoint's sliding window.

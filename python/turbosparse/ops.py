@@ -265,6 +265,46 @@ def ffn(
     return FfnResult(y, mask.astype(bool), read_struct(stats))
 
 
+def attention(
+    q: Floats,
+    k: Matrix,
+    v: Matrix,
+    mask: npt.NDArray[np.floating[Any]],
+    *,
+    scale: float | None = None,
+    n_threads: int = 1,
+    isa: Isa = "auto",
+) -> Floats:
+    """softmax(scale * q . k + mask) v: q float32 [n_tokens, n_head, d_k] -> float32 [n_tokens, n_head, d_v].
+
+    Args:
+        k, v: rows [n_kv, n_head_kv] of width d_k and d_v, multiples of 16, in f32, f16 or q8_0; head h reads KV head
+            h // (n_head // n_head_kv).
+        mask: [n_tokens, n_kv], rounded to float16; -inf hides a row. A token that sees none gets zeros.
+        scale: None = 1 / sqrt(d_k).
+    """
+    heads, shown = _floats(q, 3, "q"), np.ascontiguousarray(mask, np.float16)
+    n_tokens, n_head, d_k = heads.shape
+    _same("q", (n_tokens, n_head, k.n_col), heads.shape)
+    _same("mask", (n_tokens, *shown.shape[1:2]), shown.shape)
+    out = np.empty((n_tokens, n_head, v.n_col), np.float32)
+    _call(
+        lib.ggml_sparse_op_attention,
+        _matrix(k, "k"),
+        _matrix(v, "v"),
+        _in(heads),
+        _in(shown, "uint16_t *"),
+        n_tokens,
+        n_head,
+        shown.shape[1],
+        d_k**-0.5 if scale is None else scale,
+        _out(out, "float *"),
+        n_threads,
+        choose("isa", isa, ISAS),
+    )
+    return out
+
+
 def _call(function: Any, *args: Any) -> None:
     err = new_error()
     check(function(*args, err), err)

@@ -80,7 +80,7 @@ def test_batch_sizes(request: pytest.FixtureRequest, family: str, n_batch: int, 
 @pytest.mark.parametrize("mode", ["dense", "exact", "predicted"])
 @pytest.mark.parametrize("family", ["mistral", "mixtral"])
 def test_one_batch_equals_token_by_token(request: pytest.FixtureRequest, family: str, mode: str) -> None:
-    """Both within rounding of each other: the FFN gives the same bits, stock attention may sum in another order."""
+    """Flash attention off: the FFN gives the same bits, libllama's attention may sum in another order."""
     case: Case = request.getfixturevalue(family)
     tokens = case.tokens(40)
     with case.open(n_ctx=64, mode=mode) as model:

@@ -1,4 +1,4 @@
-"""Whole models are bit-equal for 1 to 4 threads when flash attention is off."""
+"""Whole models are bit-equal for 1 to 4 threads; with our own attention for any cut of a prompt, too."""
 
 from __future__ import annotations
 
@@ -34,6 +34,35 @@ def test_bit_equal_with_other_types(cases: Any, outtype: str) -> None:
             with case.open(n_ctx=64, n_threads=n_threads, mode=mode) as model:
                 found.append(model.logits(tokens))
         assert all(np.array_equal(a, found[0]) for a in found[1:])
+
+
+DEFAULTS = {"kv_type": "f16", "flash_attn": "auto"}
+
+
+def in_pieces(case: Case, tokens: list[int], size: int, **options: Any) -> Any:
+    """Logits of every token, [n, n_vocab], the prompt evaluated in pieces of `size`."""
+    with case.open(n_ctx=512, n_batch=size, n_ubatch=size, **options) as model:
+        return model.logits(tokens)
+
+
+@pytest.mark.parametrize("options", [DEFAULTS, {"kv_type": "q8_0"}], ids=lambda o: str(o["kv_type"]))
+def test_bits_do_not_depend_on_how_a_prompt_is_cut(cases: Any, options: dict[str, Any]) -> None:
+    """As users run it, flash attention by default: 300 tokens, one by one, in threes, in sixteens, at once."""
+    case = cases("mistral", "q8_0", hot=True, n_embd=128, n_ff=320)
+    tokens = np.random.default_rng(7).integers(3, 360, 300).tolist()
+    expected = in_pieces(case, tokens, 300, **DEFAULTS | options)
+    for n_threads, size in ((1, 1), (2, 3), (1, 16), (3, 16), (4, 300)):
+        found = in_pieces(case, tokens, size, **DEFAULTS | options, n_threads=n_threads)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{n_threads} threads, pieces of {size}")
+
+
+def test_mixtral_too(mixtral: Case) -> None:
+    """But for a token alone: libllama's graph of one row routes to experts with other last bits."""
+    tokens = mixtral.tokens(60)
+    expected = in_pieces(mixtral, tokens, 60, **DEFAULTS)
+    for n_threads, size in ((1, 2), (3, 7)):
+        np.testing.assert_array_equal(in_pieces(mixtral, tokens, size, **DEFAULTS, n_threads=n_threads), expected)
+    np.testing.assert_allclose(in_pieces(mixtral, tokens, 1, **DEFAULTS), expected, rtol=0, atol=2e-4)
 
 
 def test_runs_repeat_bit_for_bit(mixtral: Case) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +22,6 @@ from tests.server.conftest import allowed
 
 T = TypeVar("T")
 OPTIONS = LoadOptions(n_ctx=512, n_parallel=3, n_threads=1)
-# flash attention sums a long batch in another order than a short one, so only without it a cached prefix
-# gives the bits of a fresh one
-SAME_BITS = replace(OPTIONS, flash_attn="off")
 STORY = "Once upon a time there was a little dog who liked to swim in the big lake near the house."
 
 
@@ -175,7 +171,7 @@ def test_a_prefix_is_taken_over_from_the_slot(micro: Path) -> None:
         assert fresh.done.timings.cache_n == 0
         assert fresh.ids == again.ids
 
-    on_engine(micro, scene, SAME_BITS)
+    on_engine(micro, scene, OPTIONS)
 
 
 def test_a_prefix_is_copied_from_a_busy_slot(micro: Path) -> None:
@@ -188,7 +184,7 @@ def test_a_prefix_is_copied_from_a_busy_slot(micro: Path) -> None:
         assert got.done.timings.cache_n > 60
         assert got.ids == expected
 
-    on_engine(micro, scene, SAME_BITS)
+    on_engine(micro, scene, OPTIONS)
 
 
 def test_modes_do_not_share_a_cache(micro: Path) -> None:
@@ -212,7 +208,7 @@ def test_the_threshold_of_the_predictor(micro: Path) -> None:
             for shift in shifts
         ]
 
-    answers = on_engine(micro, scene, SAME_BITS)
+    answers = on_engine(micro, scene, OPTIONS)
     found = [a.done.diagnosis for a in answers[:3]]
     recalls = [d.recall for d in found if d is not None]
     assert len(recalls) == 3
@@ -229,7 +225,7 @@ def test_a_threshold_that_lets_everything_pass_is_exact(micro: Path) -> None:
             engine, STORY, mode="exact", threshold_shift=-3
         )
 
-    everything, exact = on_engine(micro, scene, SAME_BITS)
+    everything, exact = on_engine(micro, scene, OPTIONS)
     assert everything.ids == exact.ids
     assert exact.done.diagnosis is None
 
@@ -333,7 +329,7 @@ def test_stop_strings(micro: Path) -> None:
         assert got.text == whole.text[: whole.text.index(stop)]
         assert (got.done.finish_reason, got.done.stop_text) == ("stop", stop)
 
-    on_engine(micro, scene, SAME_BITS)
+    on_engine(micro, scene, OPTIONS)
 
 
 def test_alternatives(micro: Path) -> None:
@@ -433,7 +429,7 @@ def test_cancelling_in_the_middle_of_a_batch(micro: Path) -> None:
         expected = await answer(engine, STORY, cache_prompt=False)
         assert (await answer(engine, STORY)).ids == expected.ids
 
-    on_engine(micro, scene, SAME_BITS)
+    on_engine(micro, scene, OPTIONS)
 
 
 def test_a_waiting_request_leaves_at_once(micro: Path) -> None:
@@ -483,10 +479,10 @@ def test_switching_models(micro: Path, tmp_path: Path) -> None:
         assert engine.state == "failed"
         with pytest.raises(NotReadyError):
             engine.submit(Request(prompt=(1,), params=SamplingParams()))
-        await engine.load(micro, SAME_BITS)
+        await engine.load(micro, OPTIONS)
         assert (await answer(engine, STORY)).ids == first.ids
 
-    on_engine(micro, scene, SAME_BITS)
+    on_engine(micro, scene, OPTIONS)
 
 
 # --- the rest ----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 #include "dispatch.h"
 
+#include "attention.h"
 #include "ggml-cpu.h"
 #include "kernels.h"
 #include "units.h"
@@ -60,6 +61,19 @@ const sparse_kernels * sparse_kernels_get(ggml_sparse_isa isa) {
         isa = best_isa();
     }
     return cpu_has(isa) ? kernels_of(isa) : nullptr;
+}
+
+const attention_kernels & attention_kernels_get(ggml_sparse_isa isa) {
+    switch (isa) {
+#if defined(__x86_64__)
+        case GGML_SPARSE_ISA_AVX2: return attention_kernels_avx2;
+        case GGML_SPARSE_ISA_AVXVNNI: return attention_kernels_avxvnni;
+        case GGML_SPARSE_ISA_AVX512: return attention_kernels_avx512;
+#elif defined(__aarch64__)
+        case GGML_SPARSE_ISA_NEON: return attention_kernels_neon;
+#endif
+        default: return attention_kernels_generic;
+    }
 }
 
 unit_sum_fn unit_sum_get(ggml_sparse_isa isa) {

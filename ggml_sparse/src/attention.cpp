@@ -1,0 +1,308 @@
+#include "attention.h"
+
+#include "carver.h"
+#include "cpu/attention.h"
+#include "ggml.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace ggml_sparse {
+
+static constexpr int64_t  TILE_QUERIES     = 32; // that share a widened block, if a head's group is not larger
+static constexpr int64_t  UNITS_PER_THREAD = 4;
+static constexpr uint16_t MASKED           = 0xfc00; // -inf in F16
+
+static const attention_type * type_of(const attention_kernels & kernels, int32_t type) {
+    switch (type) {
+        case GGML_TYPE_F32: return &kernels.f32;
+        case GGML_TYPE_F16: return &kernels.f16;
+        case GGML_TYPE_Q8_0: return &kernels.q8_0;
+        default: return nullptr;
+    }
+}
+
+bool attention_type_supported(int32_t type) { return type_of(attention_kernels_get(GGML_SPARSE_ISA_GENERIC), type) != nullptr; }
+
+namespace {
+
+// Online softmax of some queries: [n], [n], [n][d_v].
+struct running {
+    float *max, *sum, *acc;
+
+    static running carve(carver & space, int64_t n, int64_t d_v) {
+        float * max = space.take<float>(size_t(n));
+        float * sum = space.take<float>(size_t(n));
+        return {max, sum, space.take<float>(size_t(n * d_v))};
+    }
+    void clear(int64_t n, int64_t d_v) const {
+        std::fill(max, max + n, -INFINITY);
+        std::fill(sum, sum + n, 0.0f);
+        std::fill(acc, acc + n * d_v, 0.0f);
+    }
+};
+
+// Tokens t0 .. t0 + n_token - 1 of a sequence with the heads of some KV heads. Queries are ordered
+// [KV head][token][head of the group].
+struct tile {
+    int64_t sequence, t0, n_token, head0, n_head_kv;
+};
+
+struct span { // rows of the cache
+    int64_t begin, end;
+};
+
+class attention {
+  public:
+    attention(const attention_work & work, const attention_kernels & kernels)
+        : w(work), kernels(kernels), k_type(*type_of(kernels, w.type_k)), v_type(*type_of(kernels, w.type_v)),
+          group(w.n_head / w.n_head_kv), tile_tokens(std::max<int64_t>(1, TILE_QUERIES / group)),
+          n_tile((w.n_token + tile_tokens - 1) / tile_tokens), n_range((w.n_kv + ATTENTION_RANGE - 1) / ATTENTION_RANGE) {}
+
+    void run(int n_threads, ffn_workspace & ws) {
+        if (n_tile == 1) {
+            run_ranges(n_threads, ws);
+        } else {
+            run_tiles(n_threads, ws);
+        }
+    }
+
+  private:
+    struct scratch { // of a thread
+        float * k, *v, *q, *scores;
+        running part, all;
+    };
+
+    const attention_work &    w;
+    const attention_kernels & kernels;
+    const attention_type &    k_type, &v_type;
+    const int64_t             group, tile_tokens, n_tile, n_range;
+
+    int64_t queries_per_head(const tile & t) const { return t.n_token * group; }
+    int64_t queries(const tile & t) const { return t.n_head_kv * queries_per_head(t); }
+
+    scratch carve(carver & space, int64_t n_q) const {
+        scratch s;
+        s.k      = space.take<float>(size_t(ATTENTION_BLOCK * w.d_k));
+        s.v      = space.take<float>(size_t(ATTENTION_BLOCK * w.d_v));
+        s.q      = space.take<float>(size_t(n_q * w.d_k));
+        s.scores = space.take<float>(size_t(n_q * ATTENTION_BLOCK));
+        s.part   = running::carve(space, n_q, w.d_v);
+        s.all    = running::carve(space, n_q, w.d_v);
+        return s;
+    }
+
+    size_t scratch_size(int64_t n_q) const {
+        carver dry(nullptr);
+        carve(dry, n_q);
+        return dry.used();
+    }
+
+    static char * at(const attention_tensor & t, int64_t sequence, int64_t token, int64_t head) {
+        return static_cast<char *>(t.data) + size_t(sequence) * t.sequence + size_t(token) * t.token + size_t(head) * t.head;
+    }
+
+    const uint16_t * mask(const tile & t, int64_t i_token) const {
+        return reinterpret_cast<const uint16_t *>(at(w.mask, t.sequence, t.t0 + i_token, 0));
+    }
+
+    // The rows of [begin, end) that any token of the tile may see, begin rounded down to what kernels want.
+    span visible(const tile & t, span rows) const {
+        span seen{rows.end, rows.begin};
+        for (int64_t i = 0; i < t.n_token; ++i) {
+            const uint16_t * m = mask(t, i);
+            span             s = rows;
+            while (s.end > s.begin && m[s.end - 1] == MASKED) {
+                --s.end;
+            }
+            while (s.begin < s.end && m[s.begin] == MASKED) {
+                ++s.begin;
+            }
+            if (s.begin < s.end) {
+                seen = {std::min(seen.begin, s.begin), std::max(seen.end, s.end)};
+            }
+        }
+        return {seen.begin - (seen.begin - rows.begin) % ATTENTION_ALIGN, seen.end};
+    }
+
+    template <typename F> void each_query(const tile & t, F f) const { // f(index, token of the tile, head)
+        for (int64_t i = 0; i < queries(t); ++i) {
+            const int64_t head_kv = t.head0 + i / queries_per_head(t);
+            f(i, i / group % t.n_token, head_kv * group + i % group);
+        }
+    }
+
+    void load_queries(const tile & t, float * q) const {
+        each_query(t, [&](int64_t i, int64_t token, int64_t head) {
+            std::memcpy(q + i * w.d_k, at(w.q, t.sequence, t.t0 + token, head), size_t(w.d_k) * sizeof(float));
+        });
+    }
+
+    void store(const tile & t, const running & all) const {
+        each_query(t, [&](int64_t i, int64_t token, int64_t head) {
+            auto *      out     = reinterpret_cast<float *>(at(w.out, t.sequence, t.t0 + token, head));
+            const float inverse = all.sum[i] == 0 ? 0.0f : 1 / all.sum[i];
+            for (int64_t c = 0; c < w.d_v; ++c) {
+                out[c] = all.acc[i * w.d_v + c] * inverse;
+            }
+        });
+    }
+
+    static const uint8_t * row_of(const attention_tensor & x, const tile & t, int64_t row, int64_t i_head) {
+        return reinterpret_cast<const uint8_t *>(at(x, t.sequence, row, t.head0 + i_head));
+    }
+
+    // The i-th share of the tile's rows from `row` on.
+    static attention_ahead ahead_of(const attention_tensor & x, const tile & t, int64_t row, int64_t i_head, int64_t n_row) {
+        return {row_of(x, t, row, 0), x.token, x.head, int(t.n_head_kv), int(i_head * n_row)};
+    }
+
+    // `rows` as the kernels take them, widened where many queries or their type ask for it.
+    const attention_type & prepare(const attention_type & type, attention_rows & rows, int n_row, int64_t d, int64_t n_q,
+                                   float * wide) const {
+        if (type.dots && n_q <= ATTENTION_REUSE) {
+            return type;
+        }
+        type.widen(rows, n_row, d, wide);
+        rows = {reinterpret_cast<const uint8_t *>(wide), size_t(d) * sizeof(float), nullptr};
+        return kernels.f32;
+    }
+
+    // One KV head; `next` is the first row of the block that follows.
+    void add_block(const tile & t, int64_t i_head, span rows, int64_t next, const scratch & s, const running & sums) const {
+        const int             n   = int(rows.end - rows.begin);
+        const int64_t         n_q = queries_per_head(t), q0 = i_head * n_q;
+        const attention_ahead values = ahead_of(w.v, t, rows.begin, i_head, n), keys = ahead_of(w.k, t, next, i_head, n);
+
+        attention_rows         k{row_of(w.k, t, rows.begin, i_head), w.k.token, &values};
+        const attention_type & k_reader = prepare(k_type, k, n, w.d_k, n_q, s.k);
+        k_reader.dots(k, n, w.d_k, s.q + q0 * w.d_k, int(n_q), s.scores);
+        for (int64_t i = 0; i < n_q; ++i) {
+            const uint16_t * m = mask(t, i / group) + rows.begin;
+            const float      f = kernels.weigh(s.scores + i * ATTENTION_BLOCK, n, m, w.scale, sums.max + q0 + i, sums.sum + q0 + i);
+            if (f != 1) {
+                kernels.scale(sums.acc + (q0 + i) * w.d_v, w.d_v, f);
+            }
+        }
+        attention_rows         v{row_of(w.v, t, rows.begin, i_head), w.v.token, &keys};
+        const attention_type & v_reader = prepare(v_type, v, n, w.d_v, n_q, s.v);
+        v_reader.add(v, n, w.d_v, s.scores, int(n_q), sums.acc + q0 * w.d_v);
+    }
+
+    // s.q holds the tile's queries. False: its tokens see no row of the range, and sums are left alone.
+    bool run_range(const tile & t, int64_t range, const scratch & s, const running & sums) const {
+        bool any = false;
+        for (int64_t r = range * ATTENTION_RANGE, end = std::min(w.n_kv, r + ATTENTION_RANGE); r < end; r += ATTENTION_BLOCK) {
+            const span rows = visible(t, {r, std::min(end, r + ATTENTION_BLOCK)});
+            if (rows.begin >= rows.end) {
+                continue;
+            }
+            if (!any) {
+                sums.clear(queries(t), w.d_v);
+                any = true;
+            }
+            const int64_t next = std::min(rows.begin + ATTENTION_BLOCK, w.n_kv - (rows.end - rows.begin));
+            for (int64_t h = 0; h < t.n_head_kv; ++h) {
+                add_block(t, h, rows, next, s, sums);
+            }
+        }
+        return any;
+    }
+
+    void join(const running & all, const running & part, int64_t n_q) const {
+        for (int64_t i = 0; i < n_q; ++i) {
+            kernels.merge(w.d_v, all.acc + i * w.d_v, all.max + i, all.sum + i, part.acc + i * w.d_v, part.max[i], part.sum[i]);
+        }
+    }
+
+    // Many tokens: a thread takes a tile of one KV head through all ranges.
+    void run_tiles(int n_threads, ffn_workspace & ws) {
+        const int64_t n_q   = tile_tokens * group;
+        const size_t  size  = scratch_size(n_q);
+        char *        space = static_cast<char *>(ws.reserve(size * size_t(n_threads)));
+#pragma omp parallel num_threads(n_threads)
+        {
+            carver        own(space + size * size_t(omp_get_thread_num()));
+            const scratch s = carve(own, n_q);
+#pragma omp for schedule(dynamic)
+            for (int64_t i = w.n_sequence * n_tile * w.n_head_kv - 1; i >= 0; --i) { // the late tiles of a prompt are the long ones
+                const int64_t t0 = i / w.n_head_kv % n_tile * tile_tokens;
+                run_tile({i / w.n_head_kv / n_tile, t0, std::min(tile_tokens, w.n_token - t0), i % w.n_head_kv, 1}, s);
+            }
+        }
+    }
+
+    void run_tile(const tile & t, const scratch & s) const {
+        load_queries(t, s.q);
+        s.all.clear(queries(t), w.d_v);
+        for (int64_t range = 0; range < n_range; ++range) {
+            if (run_range(t, range, s, s.part)) {
+                join(s.all, s.part, queries(t));
+            }
+        }
+        store(t, s.all);
+    }
+
+    // KV heads that a thread takes through a range together, as rows of all heads lie side by side: as many as leave
+    // enough work for every thread.
+    int64_t heads_at_once(int n_threads) const {
+        int64_t n = w.n_head_kv;
+        while (n > 1 && w.n_sequence * n_range * ((w.n_head_kv + n - 1) / n) < UNITS_PER_THREAD * n_threads) {
+            n = (n + 1) / 2;
+        }
+        return n;
+    }
+
+    // Few tokens: a thread takes one range, and what the ranges give joins afterwards.
+    void run_ranges(int n_threads, ffn_workspace & ws) {
+        const int64_t n_at_once = heads_at_once(n_threads), n_part = (w.n_head_kv + n_at_once - 1) / n_at_once;
+        const int64_t n_q = n_at_once * w.n_token * group, n_unit = w.n_sequence * n_part;
+        carver        dry(nullptr);
+        running::carve(dry, n_q, w.d_v);
+        const size_t n_own = scratch_size(n_q), n_scratch = n_own * size_t(n_threads), n_slot = size_t(n_unit * n_range);
+        char *       space = static_cast<char *>(ws.reserve(n_scratch + (dry.used() + 1) * n_slot));
+        char *       seen  = space + n_scratch + dry.used() * n_slot; // [n_slot]: has it any row?
+
+        const auto part_of = [&](int64_t slot) {
+            carver place(space + n_scratch + dry.used() * size_t(slot));
+            return running::carve(place, n_q, w.d_v);
+        };
+        const auto tile_of = [&](int64_t unit) {
+            const int64_t head0 = unit % n_part * n_at_once;
+            return tile{unit / n_part, 0, w.n_token, head0, std::min(n_at_once, w.n_head_kv - head0)};
+        };
+#pragma omp parallel num_threads(n_threads)
+        {
+            carver        own(space + n_own * size_t(omp_get_thread_num()));
+            const scratch s = carve(own, n_q);
+#pragma omp for schedule(dynamic)
+            for (int64_t slot = 0; slot < n_unit * n_range; ++slot) {
+                const tile t = tile_of(slot / n_range);
+                load_queries(t, s.q);
+                seen[slot] = run_range(t, slot % n_range, s, part_of(slot));
+            }
+#pragma omp for schedule(dynamic)
+            for (int64_t unit = 0; unit < n_unit; ++unit) {
+                const tile t = tile_of(unit);
+                s.all.clear(queries(t), w.d_v);
+                for (int64_t slot = unit * n_range; slot < (unit + 1) * n_range; ++slot) {
+                    if (seen[slot]) {
+                        join(s.all, part_of(slot), queries(t));
+                    }
+                }
+                store(t, s.all);
+            }
+        }
+    }
+};
+
+} // namespace
+
+void attention_run(const attention_work & work, int n_threads, ggml_sparse_isa isa, ffn_workspace & ws) {
+    attention(work, attention_kernels_get(isa)).run(n_threads, ws);
+}
+
+} // namespace ggml_sparse
