@@ -1,4 +1,4 @@
-"""Gathered dot and axpy: every weight type x every instruction set x share of the rows.
+"""Gathered dot and axpy: every weight type x layout x instruction set x share of the rows.
 
 Times are stored, never compared; what gates is that the counters and the sums are right. The
 matrix is small enough for L2 or L3: this times kernels, decode times memory.
@@ -16,6 +16,7 @@ from turbosparse import ops
 N_ROW, N_COL = 1024, 4096
 SHARES = (0.1, 1.0)
 TYPES = [info.name for info in ops.types()]
+PACKED = [info.name for info in ops.types() if info.block_size > 1]  # as resident files have them
 
 
 @functools.cache
@@ -30,13 +31,13 @@ def ids(share: float) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("isa", ops.isas())
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("kind", "layout"), [(k, "rows") for k in TYPES] + [(k, "packed") for k in PACKED])
 @pytest.mark.benchmark(group="dot")
-def test_dot(benchmark: Any, kind: str, isa: ops.Isa, share: float) -> None:
-    w, rows = matrix(kind), ids(share)
+def test_dot(benchmark: Any, kind: str, layout: ops.Layout, isa: ops.Isa, share: float) -> None:
+    w, rows = ops.pack(matrix(kind), layout), ids(share)
     x = np.random.default_rng(3).standard_normal((1, N_COL), np.float32)
     out = benchmark.pedantic(lambda: ops.gather_dot(w, x, rows, isa=isa), rounds=5, iterations=2, warmup_rounds=1)
-    wanted = ops.dequantize(w)[rows[0]] @ ops.round_x(x, kind)[0]
+    wanted = ops.dequantize(matrix(kind))[rows[0]] @ ops.round_x(x, kind)[0]
     np.testing.assert_allclose(out[0], wanted, rtol=0, atol=2e-3)
     store(benchmark, w, rows.size)
 

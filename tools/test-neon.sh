@@ -14,6 +14,6 @@ kernel=ggml_sparse/src/cpu/kernels.cpp
     $cxx $flags -march=armv8.2-a+dotprod -DKERNEL_ISA=NEON -DKERNEL_TABLE=sparse_kernels_neon -DBATCH_TABLE=batch_kernels_generic -c $kernel -o "$out/neon.o"
     $cxx $flags -march=armv8-a -DKERNEL_ISA=GENERIC -DKERNEL_TABLE=sparse_kernels_generic -DBATCH_TABLE=batch_kernels_generic -c $kernel -o "$out/generic.o"
     $cxx $flags -march=armv8-a -DKERNEL_ISA=GENERIC -DKERNEL_TABLE=sparse_kernels_generic -DBATCH_TABLE=batch_kernels_generic -c ggml_sparse/src/cpu/gemm.cpp -o "$out/gemm.o"
-    $cxx $flags -DKERNEL_OTHER=sparse_kernels_neon ggml_sparse/tests/test-rows.cpp "$out/neon.o" "$out/generic.o" "$out/gemm.o" -static -o "$out/test-rows"
+    $cxx $flags -DKERNEL_OTHER=sparse_kernels_neon ggml_sparse/tests/test-rows.cpp ggml_sparse/src/packing.cpp "$out/neon.o" "$out/generic.o" "$out/gemm.o" -static -o "$out/test-rows"
 }
 ${EMULATOR:-qemu-aarch64} "$out/test-rows"

@@ -2,6 +2,7 @@
 
 #include "backend.h"
 #include "packing.h"
+#include "types.h"
 
 #include <algorithm>
 #include <cstdio>

@@ -2,11 +2,12 @@
 
 #include "carver.h"
 #include "clock.h"
+#include "row-split.h"
 
 #include <omp.h>
 
 #include <algorithm>
-#include <atomic>
+#include <list>
 #include <vector>
 
 namespace ggml_sparse {
@@ -84,14 +85,14 @@ class few_ffn {
 constexpr int64_t N_ALIGN  = 512; // where rows are cut: every type's block, and whole vectors of factors (cpu/units.cpp)
 constexpr int64_t N_REDUCE = 512;
 
-// Width of the parts that n is cut into, so that n_piece pieces of each make n_unit units of work.
-int64_t part_of(int64_t n, int n_piece, int n_unit) { return divide_up(n, divide_up(n_unit, n_piece) * N_ALIGN) * N_ALIGN; }
+// Width of the parts that n is cut into: whole rows read fastest, but four units for each thread balance them.
+int64_t part_of(int64_t n, int n_piece, int n_threads) { return divide_up(n, divide_up(4 * n_threads, n_piece) * N_ALIGN) * N_ALIGN; }
 
 few_ffn::few_ffn(const ffn_call & call, const ffn_run_params & params)
     : call_(call), isa_(params.kernels->isa), predicted_(call.ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(call.ffn.up.n_col),
       n_ff_(call.ffn.up.n_row), branches_(branches_of(call.ffn, *params.kernels)), down_t_(call.ffn.down_t, *params.kernels),
-      by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE, 4 * params.n_threads)), width_(gate_up_width(n_ff_)),
-      part_(part_of(n_embd_, N_PIECE, 16 * params.n_threads)), columns_(static_cast<size_t>(call.cols.n)) {
+      by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE, params.n_threads)), width_(gate_up_width(n_ff_)),
+      part_(part_of(n_embd_, N_PIECE, params.n_threads)), columns_(static_cast<size_t>(call.cols.n)) {
     if (predicted_) {
         fc1_ = row_reader(call.ffn.fc1, *params.kernels);
         fc2_ = row_reader(by_unit_ ? call.ffn.fc2_t : call.ffn.fc2, *params.kernels);
@@ -232,8 +233,8 @@ void few_ffn::reduce(const column & col, int64_t u) const {
 struct few_job {
     std::vector<few_ffn> ffns;
     bool                 predicted       = false; // any of them
-    std::atomic<int64_t> next[N_PHASE]   = {};
     int64_t              n_unit[N_PHASE] = {};
+    std::list<row_split> units; // of each phase
 
     few_job(const ffn_call * calls, int64_t n_call, const ffn_run_params & params, ffn_workspace & ws) {
         for (int64_t i = 0; i < n_call; ++i) {
@@ -248,6 +249,7 @@ struct few_job {
             for (const few_ffn & f : ffns) {
                 n_unit[p] += f.n_unit(static_cast<phase>(p));
             }
+            units.emplace_back(n_unit[p], params.n_threads, 1);
         }
     }
     void lay_out(carver & c) {
@@ -255,10 +257,11 @@ struct few_job {
             f.lay_out(c);
         }
     }
-    // The next unit of any FFN, by whoever asks next: results never depend on who computes a unit.
-    void run(phase p, neuron_counts & counts) {
-        for (int64_t u; (u = next[p].fetch_add(1, std::memory_order_relaxed)) < n_unit[p];) {
-            auto f = ffns.begin();
+    // The units of all FFNs: results never depend on who computes one.
+    void run(row_split & split, phase p, neuron_counts & counts) {
+        while (const row_split::rows unit = split.take(omp_get_thread_num())) {
+            int64_t u = unit.begin;
+            auto    f = ffns.begin();
             for (; u >= f->n_unit(p); ++f) {
                 u -= f->n_unit(p);
             }
@@ -282,13 +285,14 @@ void few_run(const ffn_call * calls, int64_t n_call, const ffn_run_params & para
 #pragma omp parallel num_threads(params.n_threads)
     {
         neuron_counts counts;
-        uint64_t      t0 = now_ns();
-        for (int i = 0; i < N_PHASE; ++i) {
+        uint64_t      t0    = now_ns();
+        auto          split = job.units.begin();
+        for (int i = 0; i < N_PHASE; ++i, ++split) {
             const phase p = static_cast<phase>(i);
             if (job.n_unit[p] == 0) {
                 continue;
             }
-            job.run(p, counts);
+            job.run(*split, p, counts);
 #pragma omp barrier
 #pragma omp master
             {

@@ -37,7 +37,7 @@ static const weight_type & type_check(int32_t type, ggml_sparse_layout layout, c
     const weight_type * wt = weight_type_find(type, layout);
     if (!wt) {
         const std::string found = std::string(ggml_type_name(static_cast<ggml_type>(type))) + ", layout " + std::to_string(layout);
-        error e(GGML_SPARSE_ERR_UNSUPPORTED, std::string(name) + ": only quantised types can be packed, found " + found + ".");
+        error             e(GGML_SPARSE_ERR_UNSUPPORTED, std::string(name) + ": only quantised types can be packed, found " + found + ".");
         e.at(name).expected("a quantised type, layout ROWS or PACKED").found(found);
         throw e;
     }

@@ -3,9 +3,9 @@
 #include "cpu/kernels.h"
 #include "cpu/packed-unit.h"
 #include "cpu/x-unit.h"
+#include "ggml.h"
 
 #include <cstring>
-#include <vector>
 
 namespace ggml_sparse {
 
@@ -38,8 +38,8 @@ struct field {
 };
 
 template <typename format, packed_scales = format::SCALES> struct plain_blocks { // 32 wide, scales first
-    static constexpr int BYTES = format::BYTES / UNIT_BLOCKS, N_HALF = format::SCALES == packed_scales::DM ? 2 : 1;
-    static constexpr int QUANTS = BYTES - (format::BITS == 8 ? 32 : 16);
+    static constexpr int  BYTES = format::BYTES / UNIT_BLOCKS, N_HALF = format::SCALES == packed_scales::DM ? 2 : 1;
+    static constexpr int  QUANTS     = BYTES - (format::BITS == 8 ? 32 : 16);
     static constexpr bool SAME_PAIRS = true;
 
     static field low(int l, int i) {
@@ -88,9 +88,9 @@ template <typename format> struct plain_blocks<format, packed_scales::K> { // tw
     }
 
     template <bool PACK> static void scales(const uint8_t * src, uint8_t * dst) {
-        uint8_t *       plain  = PACK ? const_cast<uint8_t *>(src) : dst;
-        uint8_t *       packed = (PACK ? dst : const_cast<uint8_t *>(src)) + format::SCALE_AT;
-        constexpr int   NEGATIVE = 0x80; // of the high byte of a half
+        uint8_t *     plain    = PACK ? const_cast<uint8_t *>(src) : dst;
+        uint8_t *     packed   = (PACK ? dst : const_cast<uint8_t *>(src)) + format::SCALE_AT;
+        constexpr int NEGATIVE = 0x80; // of the high byte of a half
         for (int l = 0; l < UNIT_BLOCKS; ++l) {
             uint8_t * s = plain + l / 8 * SUPER + 4;
             if (PACK) {
@@ -227,25 +227,16 @@ template <typename format> void unpack(int64_t n, const uint8_t * src, uint8_t *
 
 const row_packing * packing_find(int32_t type, int64_t n_col) {
     static constexpr row_packing packings[] = {
-#define SPARSE_TYPE(NAME, name, FORM) SPARSE_PACKED_##FORM({pack<name##_packed>, unpack<name##_packed>}, )
+#define SPARSE_TYPE(NAME, name, FORM) SPARSE_PACKED_##FORM({GGML_TYPE_##NAME, pack<name##_packed>, unpack<name##_packed>}, )
 #include "quants.def"
 #undef SPARSE_TYPE
     };
-    const weight_type * wt = weight_type_find(type, GGML_SPARSE_LAYOUT_PACKED);
-    return wt && n_col > 0 && n_col % wt->block == 0 ? &packings[wt->index - SPARSE_TYPE_COUNT] : nullptr;
-}
-
-void matrix_row_to_float(const ggml_sparse_matrix & m, int64_t i, float * dst) {
-    const ggml_type type = static_cast<ggml_type>(m.type);
-    const size_t    size = ggml_row_size(type, m.n_col);
-    const uint8_t * row  = static_cast<const uint8_t *>(m.data) + static_cast<size_t>(i) * size;
-    if (m.layout == GGML_SPARSE_LAYOUT_ROWS) {
-        row_to_float(type, row, dst, m.n_col);
-        return;
+    for (const row_packing & p : packings) {
+        if (p.type == type && n_col > 0 && n_col % UNIT_SIZE == 0) {
+            return &p;
+        }
     }
-    std::vector<uint8_t> plain(size);
-    packing_find(type, m.n_col)->unpack(m.n_col, row, plain.data());
-    row_to_float(type, plain.data(), dst, m.n_col);
+    return nullptr;
 }
 
 } // namespace ggml_sparse

@@ -1,6 +1,6 @@
 #include "reference.h"
 
-#include "packing.h"
+#include "types.h"
 
 #include <algorithm>
 #include <vector>

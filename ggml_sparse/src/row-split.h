@@ -14,7 +14,7 @@ namespace ggml_sparse {
 class row_split {
   public:
     struct rows {
-        int64_t begin, end;
+        int64_t  begin, end;
         explicit operator bool() const { return begin < end; }
     };
 

@@ -5,7 +5,7 @@
 
 namespace ggml_sparse {
 
-static constexpr int64_t N_AHEAD = 2; // rows prefetched ahead of a dot
+static constexpr int64_t N_AHEAD = 1; // rows prefetched ahead of a dot
 
 void select_hidden(const row_reader & fc1, const void * x, int64_t u, float * hidden) {
     const int64_t r = fc1.n_row();

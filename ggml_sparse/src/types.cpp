@@ -3,6 +3,7 @@
 #include "cpu/kernels.h"
 #include "cpu/x-unit.h"
 #include "ggml-cpu.h"
+#include "packing.h"
 
 #include <algorithm>
 #include <array>
@@ -15,18 +16,15 @@ namespace ggml_sparse {
 static const std::array<weight_type, SPARSE_ROWS_COUNT> & weight_types() {
     static const std::array<weight_type, SPARSE_ROWS_COUNT> types = {{
 #define SPARSE_TYPE(NAME, name, FORM)                                                                                                      \
-    {GGML_TYPE_##NAME,                                                                                                                     \
-     #name,                                                                                                                                \
-     x_form::FORM,                                                                                                                         \
-     x_form::FORM == x_form::F32 ? GGML_TYPE_F32 : GGML_TYPE_Q8_0,                                                                         \
-     SPARSE_INDEX_##NAME,                                                                                                                  \
-     ggml_get_type_traits(GGML_TYPE_##NAME)->blck_size,                                                                                    \
+    {GGML_TYPE_##NAME,       #name,                                                                                                        \
+     x_form::FORM,           x_form::FORM == x_form::F32 ? GGML_TYPE_F32 : GGML_TYPE_Q8_0,                                                 \
+     SPARSE_INDEX_##NAME,    ggml_get_type_traits(GGML_TYPE_##NAME)->blck_size,                                                            \
      GGML_SPARSE_LAYOUT_ROWS},
 #include "quants.def"
 #undef SPARSE_TYPE
 #define SPARSE_TYPE(NAME, name, FORM)                                                                                                      \
-    SPARSE_PACKED_##FORM({GGML_TYPE_##NAME, #name, x_form::LANES, GGML_TYPE_Q8_0, SPARSE_PACKED_INDEX_##NAME, UNIT_SIZE,                   \
-                          GGML_SPARSE_LAYOUT_PACKED}, )
+    SPARSE_PACKED_##FORM(                                                                                                                  \
+        {GGML_TYPE_##NAME, #name, x_form::LANES, GGML_TYPE_Q8_0, SPARSE_PACKED_INDEX_##NAME, UNIT_SIZE, GGML_SPARSE_LAYOUT_PACKED}, )
 #include "quants.def"
 #undef SPARSE_TYPE
     }};
@@ -129,6 +127,19 @@ void row_to_float(ggml_type type, const void * src, float * dst, int64_t n) {
     } else {
         ggml_get_type_traits(type)->to_float(src, dst, n);
     }
+}
+
+void matrix_row_to_float(const ggml_sparse_matrix & m, int64_t i, float * dst) {
+    const ggml_type type = static_cast<ggml_type>(m.type);
+    const size_t    size = ggml_row_size(type, m.n_col);
+    const uint8_t * row  = static_cast<const uint8_t *>(m.data) + static_cast<size_t>(i) * size;
+    if (m.layout == GGML_SPARSE_LAYOUT_ROWS) {
+        row_to_float(type, row, dst, m.n_col);
+        return;
+    }
+    std::vector<uint8_t> plain(size);
+    packing_find(type, m.n_col)->unpack(m.n_col, row, plain.data());
+    row_to_float(type, plain.data(), dst, m.n_col);
 }
 
 } // namespace ggml_sparse

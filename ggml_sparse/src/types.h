@@ -39,7 +39,9 @@ const void * x_prepare(const weight_type & wt, const float * x, int64_t n, void 
 // x as the dot sees it: rounded to x_type and back to F32. dst [n]. Throws std::bad_alloc.
 void x_round(const weight_type & wt, const float * x, int64_t n, float * dst);
 
-// One row, or a part of it that starts and ends at a block, to F32.
+// One row in ggml's layout, or a part of it that starts and ends at a block, to F32.
 void row_to_float(ggml_type type, const void * src, float * dst, int64_t n);
+// Row i of m, of either layout. dst [n_col]. Throws std::bad_alloc.
+void matrix_row_to_float(const ggml_sparse_matrix & m, int64_t i, float * dst);
 
 } // namespace ggml_sparse

@@ -5,6 +5,8 @@
 
 #include "cpu/kernels.h"
 #include "cpu/x-unit.h"
+#include "ggml.h"
+#include "packing.h"
 
 #include <cmath>
 #include <cstdio>
@@ -30,12 +32,17 @@ struct type_shape {
     int     index, block, bytes;
     int     halfs[2]; // offsets of f16 scales; -1: none
     x_order order;
+    int     packed, type; // row of the packed kernels, enum ggml_type
 };
 static const type_shape SHAPES[] = {
-    {SPARSE_INDEX_Q8_0, 32, 34, {0, -1}, x_order::PAIRS},   {SPARSE_INDEX_Q4_0, 32, 18, {0, -1}, x_order::PAIRS},
-    {SPARSE_INDEX_Q4_1, 32, 20, {0, 2}, x_order::PAIRS},    {SPARSE_INDEX_Q5_0, 32, 22, {0, -1}, x_order::PAIRS},
-    {SPARSE_INDEX_Q5_1, 32, 24, {0, 2}, x_order::PAIRS},    {SPARSE_INDEX_Q4_K, 256, 144, {0, 2}, x_order::SUPER4},
-    {SPARSE_INDEX_Q5_K, 256, 176, {0, 2}, x_order::SUPER4}, {SPARSE_INDEX_Q6_K, 256, 210, {208, -1}, x_order::SUPER6},
+    {SPARSE_INDEX_Q8_0, 32, 34, {0, -1}, x_order::PAIRS, SPARSE_PACKED_INDEX_Q8_0, GGML_TYPE_Q8_0},
+    {SPARSE_INDEX_Q4_0, 32, 18, {0, -1}, x_order::PAIRS, SPARSE_PACKED_INDEX_Q4_0, GGML_TYPE_Q4_0},
+    {SPARSE_INDEX_Q4_1, 32, 20, {0, 2}, x_order::PAIRS, SPARSE_PACKED_INDEX_Q4_1, GGML_TYPE_Q4_1},
+    {SPARSE_INDEX_Q5_0, 32, 22, {0, -1}, x_order::PAIRS, SPARSE_PACKED_INDEX_Q5_0, GGML_TYPE_Q5_0},
+    {SPARSE_INDEX_Q5_1, 32, 24, {0, 2}, x_order::PAIRS, SPARSE_PACKED_INDEX_Q5_1, GGML_TYPE_Q5_1},
+    {SPARSE_INDEX_Q4_K, 256, 144, {0, 2}, x_order::SUPER4, SPARSE_PACKED_INDEX_Q4_K, GGML_TYPE_Q4_K},
+    {SPARSE_INDEX_Q5_K, 256, 176, {0, 2}, x_order::SUPER4, SPARSE_PACKED_INDEX_Q5_K, GGML_TYPE_Q5_K},
+    {SPARSE_INDEX_Q6_K, 256, 210, {208, -1}, x_order::SUPER6, SPARSE_PACKED_INDEX_Q6_K, GGML_TYPE_Q6_K},
 };
 
 static std::vector<uint8_t> random_rows(const type_shape & t, int n_block) {
@@ -68,14 +75,15 @@ struct activations {
             d[static_cast<size_t>(b)] = u.scale[l] = 0.01f * static_cast<float>(1 + rand() % 9);
             int sums[2]                            = {0, 0};
             for (int i = 0; i < 32; ++i) {
-                const int8_t v                                         = static_cast<int8_t>(rand() % 255 - 127);
-                q[static_cast<size_t>(b * 32 + i)]                     = v;
-                u.quants[16 * x_place(order, 2 * l + i / 16) + i % 16] = v;
+                const int8_t v                     = static_cast<int8_t>(rand() % 255 - 127);
+                q[static_cast<size_t>(b * 32 + i)] = v;
+                u.quants[order == x_order::LANES ? 64 * (i / 4) + 4 * l + i % 4 : 16 * x_place(order, 2 * l + i / 16) + i % 16] = v;
                 sums[i / 16] += v;
             }
-            u.sums[0][l] = order == x_order::SUPER6 ? sums[0] : sums[0] + sums[1];
-            u.sums[1][l] = sums[1];
-            u.min[l]     = u.scale[l] * static_cast<float>(sums[0] + sums[1]);
+            const int sign = order == x_order::LANES ? -1 : 1;
+            u.sums[0][l]   = order == x_order::SUPER6 ? sums[0] : sign * (sums[0] + sums[1]);
+            u.sums[1][l]   = sign * sums[1];
+            u.min[l]       = u.scale[l] * static_cast<float>(sums[0] + sums[1]);
         }
     }
 };
@@ -122,11 +130,31 @@ static void test(const type_shape & t, const sparse_kernels & kernels, int n) {
     check(together == apart, "four rows at once", t.index, n);
 }
 
+// The same dot from either layout, and back again.
+static void test_packed(const type_shape & t, const sparse_kernels & kernels, int n) {
+    const std::vector<uint8_t> w = random_rows(t, n / t.block);
+    std::vector<uint8_t>       packed(w.size()), back(w.size());
+    packing_find(t.type, n)->pack(n, w.data(), packed.data());
+    packing_find(t.type, n)->unpack(n, packed.data(), back.data());
+    check(back == w, "unpacked again", t.index, n);
+    srand(7);
+    const activations x(n, t.order);
+    srand(7);
+    const activations lanes(n, x_order::LANES);
+    const float       plain = kernels.rows[t.index].dot(n, w.data(), x.units.data(), w.data());
+    const float       found = kernels.rows[t.packed].dot(n, packed.data(), lanes.units.data(), packed.data());
+    check(found == plain && plain == plain, "packed dot", t.index, n);
+}
+
 int main() {
     for (const type_shape & t : SHAPES) {
         for (int n : {256, 512, 1024, 1280, 4096}) {
             test(t, KERNEL_OTHER, n);
             test(t, sparse_kernels_generic, n);
+        }
+        for (int n : {512, 1536, 4096}) {
+            test_packed(t, KERNEL_OTHER, n);
+            test_packed(t, sparse_kernels_generic, n);
         }
         for (int n = 32; t.block == 32 && n < 512; n += 32) {
             test(t, KERNEL_OTHER, n);

@@ -254,15 +254,15 @@ def test_the_dial_and_the_threshold(window: Window) -> None:
     page = window.page
     page.click(".dial >> text=Balanced")
     page.keyboard.press("Alt+s")
-    assert page.input_value("#threshold") == "-0.5"
+    assert page.input_value("#threshold") == "-1"
     window.ask("say: careful")
     assert "Balanced" in page.inner_text(".panel")
     page.focus("#threshold")
     for _ in range(3):
         page.keyboard.press("ArrowLeft")
-    window.until("document.querySelector('.slider output').innerText.includes('0.8')")
+    window.until("document.querySelector('.slider output').innerText.includes('1.3')")
     window.ask("say: more careful")
-    page.wait_for_selector(".panel :text('Balanced (threshold \u22120.8)')")
+    page.wait_for_selector(".panel :text('Balanced (threshold \u22121.3)')")
     page.click("#measure-recall")
     page.wait_for_selector(".recall tbody tr >> nth=2")
     page.reload()

@@ -143,9 +143,21 @@ def test_bits_do_not_depend_on_threads_or_batch(type: str, isa: ops.Isa) -> None
         whole = case.run(mode, isa=isa, **options)  # type: ignore[arg-type]
         for n_threads in (2, 3, 4):
             assert same_bits(case.run(mode, isa=isa, n_threads=n_threads, **options).y, whole.y)  # type: ignore[arg-type]
-        for part in (slice(0, 1), slice(39, 40), slice(5, 7), slice(3, 20)):
+        for part in (slice(0, 1), slice(39, 40), slice(5, 7), slice(8, 17), slice(3, 20)):
             y = case.run(mode, x=case.x[part], isa=isa, n_threads=2, **options).y  # type: ignore[arg-type]
             assert same_bits(y, whole.y[part])
+
+
+@pytest.mark.parametrize("n_tokens", [1, 4])
+@pytest.mark.parametrize("type", ["f32", "q4_0", "q8_0", "q4_K"])
+def test_many_threads_share_wide_rows(type: str, n_tokens: int) -> None:
+    """Rows of down are cut into parts when threads are many; each counts as one row."""
+    n_embd = 1280 if type == "q4_K" else 1120
+    case = shared_case(n_embd, 96, n_tokens, type, "half")
+    alone, many = case.run("exact"), case.run("exact", n_threads=8)
+    assert same_bits(many.y, alone.y)
+    assert many.stats == alone.stats
+    assert nmse(alone.y, case.y()) <= MAX_NMSE
 
 
 @pytest.mark.parametrize("isa", ISAS)

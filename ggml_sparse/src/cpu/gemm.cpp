@@ -178,7 +178,7 @@ struct q6_K_tile {
 template <typename format> struct packed_tile {
     static constexpr bool IS_SIX = format::SCALES == packed_scales::SIX, HAS_MIN = !IS_SIX && format::OFFSET == 0;
 
-    using block = std::conditional_t<IS_SIX, halves_block, std::conditional_t<HAS_MIN, min_block, plain_block>>;
+    using block                    = std::conditional_t<IS_SIX, halves_block, std::conditional_t<HAS_MIN, min_block, plain_block>>;
     static constexpr int64_t BYTES = format::BYTES, UNIT = 16;
     static constexpr int     OFFSET = format::OFFSET;
 

@@ -151,7 +151,8 @@ inline void load_q6_scales(const uint8_t * w, int, vf & even, vf & odd) {
 
 // u, and `MASK` where a byte of bits << left (>> -left) has it.
 template <int MASK> inline vq vq_or_bits(vq u, vq bits, int left) {
-    const vq moved = left < 0 ? _mm512_srli_epi16(bits, static_cast<unsigned>(-left)) : _mm512_slli_epi16(bits, static_cast<unsigned>(left));
+    const vq moved =
+        left < 0 ? _mm512_srli_epi16(bits, static_cast<unsigned>(-left)) : _mm512_slli_epi16(bits, static_cast<unsigned>(left));
     return _mm512_ternarylogic_epi32(u, moved, _mm512_set1_epi8(MASK), 0xf8); // u | (moved & mask)
 }
 // sum + dots of N vectors of unsigned quants below 1 << BITS with vectors of x, 64 bytes apart.

@@ -18,7 +18,7 @@ function Verdict({ mine, other, mode }) {
     mode === "predicted"
       ? "The predictor leaves out a neuron now and then; once one token differs, the texts go separate ways."
       : "Both compute the same function; sums taken in another order (a reused prompt, another batch) can tip a close draw.";
-  return html`<p class="verdict">Identical for the first ${same} characters. ${why}</p>`;
+  return html`<p class="verdict">${same ? `Identical for the first ${same} characters.` : "Different from the first character on."} ${why}</p>`;
 }
 
 function Column({ name, stats, children }) {

@@ -76,6 +76,6 @@ export function Strip({ rows, live }) {
   };
   return html`<figure class="strip">
     <canvas ref=${canvas} onMouseMove=${point} onMouseLeave=${() => setAt(null)} role="img" aria-label="Active share of each layer, token by token"></canvas>
-    <figcaption>${at || "layers down, tokens to the right; darker = more neurons awake"}<span class="source measured">measured</span></figcaption>
+    <figcaption>${at || "layers down, tokens to the right; the stronger, the more neurons awake"}<span class="source measured">measured</span></figcaption>
   </figure>`;
 }

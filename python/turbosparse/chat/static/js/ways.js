@@ -2,8 +2,8 @@
 
 import { setSettings, settingsNow, state } from "./state.js";
 
-export const BALANCED = -0.5; // lower: fewer active neurons are missed, more rows are computed
-export const SHIFTS = [-3, 1, 0.1]; // least, most, step
+export const BALANCED = -1; // in logits; lower: fewer active neurons are missed, more rows are computed
+export const SHIFTS = [-4, 1, 0.1]; // least, most, step
 
 export const WAYS = [
   { id: "dense", mode: "dense", name: "Dense", why: "Every neuron is computed. The yardstick." },
