@@ -13,7 +13,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 NATIVE_SOURCES := $(shell find ggml_sparse -type f) python/turbosparse/_native/build_ffi.py pyproject.toml
 
-.PHONY: help setup demo chat test test-torch test-mutation test-e2e train-smoke bench bench-regress lint format clean
+.PHONY: help setup demo chat test test-torch test-mutation test-e2e train-smoke bench bench-regress bench-regress-proof lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -22,6 +22,7 @@ help:
 	@echo 'make test-mutation  show that broken code turns the tests red'
 	@echo 'make train-smoke    SwiGLU to dReLU on SmolLM2, at tiny scale'
 	@echo 'make bench          benchmarks (make bench-regress BASE=REV: is this tree slower?)'
+	@echo 'make bench-regress-proof  show that a slower kernel fails and an equal one passes'
 	@echo 'make chat           chat with the bundled model in the terminal'
 	@echo 'make lint format    ruff, mypy, clang-format'
 
@@ -85,6 +86,9 @@ bench: setup
 # BASE is any commit: it is built in build/regress/ and takes turns with this tree
 bench-regress: setup
 	$(PY) -m bench.regress --base $(or $(BASE),HEAD)
+
+bench-regress-proof: setup
+	$(PY) -m bench.regress_proof
 
 lint: setup
 	$(BIN)/ruff check .
