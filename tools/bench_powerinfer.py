@@ -41,30 +41,39 @@ def turbosparse(model: Path, mode: str, n: int, threads: int) -> float:
     return float(json.loads(done.stdout)["timings"]["predicted_per_second"])
 
 
+def take_turns(args: argparse.Namespace, theirs: Path) -> None:
+    """Print every turn and the median of their ratios."""
+    turns = []
+    for turn in range(args.turns):
+        a = powerinfer(args.powerinfer, theirs, args.n, args.threads)
+        b = turbosparse(args.model, args.mode, args.n, args.threads)
+        turns.append((a, b))
+        line = f"PowerInfer {a:.2f} tok/s, turbosparse {args.mode} {b:.2f} tok/s, {b / a:.2f}x"
+        print(f"turn {turn + 1}: {line}", flush=True)
+    ratio = statistics.median(b / a for a, b in turns)
+    print(f"median ratio {ratio:.2f}, turbosparse over PowerInfer, {args.threads} threads")
+
+
 def main() -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--powerinfer", type=Path, required=True, metavar="MAIN", help="PowerInfer's main program")
     parser.add_argument("--source", type=Path, help="export this file for PowerInfer instead: one made --fc2-by-neuron")
+    parser.add_argument("--exported", type=Path, help="or take this one, which tools/powerinfer_file.py wrote")
     parser.add_argument("--mode", default="predicted")
     parser.add_argument("-n", type=int, default=24, help="tokens per turn (%(default)s)")
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
+    if args.exported:
+        take_turns(args, args.exported)
+        return 0
     with tempfile.TemporaryDirectory(dir=args.model.parent) as folder:
         theirs = Path(folder) / "model.powerinfer.gguf"
         exporter = Path(__file__).with_name("powerinfer_file.py")
         subprocess.run([sys.executable, exporter, args.source or args.model, "-o", theirs], check=True)
-        turns = []
-        for turn in range(args.turns):
-            a = powerinfer(args.powerinfer, theirs, args.n, args.threads)
-            b = turbosparse(args.model, args.mode, args.n, args.threads)
-            turns.append((a, b))
-            line = f"PowerInfer {a:.2f} tok/s, turbosparse {args.mode} {b:.2f} tok/s, {b / a:.2f}x"
-            print(f"turn {turn + 1}: {line}", flush=True)
-    ratio = statistics.median(b / a for a, b in turns)
-    print(f"median ratio {ratio:.2f}, turbosparse over PowerInfer, {args.threads} threads")
+        take_turns(args, theirs)
     return 0
 
 
