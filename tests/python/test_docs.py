@@ -74,16 +74,21 @@ def test_every_error_is_in_the_table() -> None:
 
 def pages() -> list[Path]:
     """Markdown files of the project itself."""
-    folders = (ROOT, ROOT / "docs", ROOT / "models", ROOT / "bench" / "results")
-    return sorted(page for folder in folders for page in folder.glob("*.md"))
+    patterns = ("*.md", "docs/*.md", "models/*.md", "models/*/*.md", "bench/results/*.md")
+    return sorted(page for pattern in patterns for page in ROOT.glob(pattern))
+
+
+def code(page: Path) -> list[str]:
+    """Lines of the page's code, joined where a backslash ends them."""
+    text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+    blocks = [block for kind, block in fenced if kind in ("", "sh")] + re.findall(r"`([^`\n]+)`", text)
+    return [line.strip() for block in blocks for line in block.splitlines()]
 
 
 def commands(page: Path) -> list[list[str]]:
     """Words of every `turbosparse ...` in the page's code, comments left out."""
-    text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
-    code = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) + re.findall(r"`([^`\n]+)`", text)
-    lines = [line.strip() for block in code for line in block.splitlines()]
-    found = [shlex.split(line, comments=True) for line in lines if re.match(r"turbosparse \w", line)]
+    found = [shlex.split(line, comments=True) for line in code(page) if re.match(r"turbosparse \w", line)]
     return [words[1 : words.index("|")] if "|" in words else words[1:] for words in found]
 
 
@@ -101,6 +106,17 @@ def test_every_command_line_has_options_that_exist(page: Path) -> None:
         known |= {"-h", "--help"}
         given = {word.partition("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)}
         assert given <= known, f"turbosparse {name} has no {', '.join(given - known)}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_module_and_target_exists(page: Path) -> None:
+    lines = "\n".join(code(page))
+    modules = {name for name in re.findall(r"python3? -m ([\w.]+)", lines) if name not in ("pip", "pytest")}
+    where = [base / name.replace(".", "/") for name in modules for base in (ROOT, ROOT / "python")]
+    found = {path for path in where if path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()}
+    assert len(found) == len(modules), modules
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"^make ([a-z][\w-]*)", lines, re.M)) <= set(targets)
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
