@@ -1,8 +1,9 @@
 """Chat messages to prompt tokens, by the Jinja template that comes with the model.
 
 A template is a program from an untrusted file: it runs in jinja2's immutable sandbox, and its
-size, output, time and what its operators make are bounded. (The sandbox bounds ranges; time is
-checked whenever the template puts out something; what string methods make is not bounded.)
+size, output, time and what `+`, `*` and `**` make are bounded. (The sandbox bounds ranges; time is
+checked whenever the template puts out something; what `~`, `%`, filters and methods make is not
+bounded.)
 
 What people write is not trusted either: only the template can write control tokens, see
 encode_messages.

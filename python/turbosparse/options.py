@@ -1,7 +1,7 @@
 """Keyword arguments that several functions take, and what some of them may be: the one list of each.
 
 Loads no library. That the names are those of Model and SamplingParams is tested; the numbers that
-belong to the words are in turbosparse.model.
+belong to the words are in turbosparse.choices.
 """
 
 from __future__ import annotations

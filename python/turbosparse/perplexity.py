@@ -137,8 +137,8 @@ def perplexity(
 
 
 def _check_vocabulary(model: Model, against: Model, text: str | Sequence[int], tokens: Sequence[int]) -> None:
-    same = isinstance(text, str) and against.tokenize(text) != tokens
-    if same or model.info.n_vocab != against.info.n_vocab:
+    differs = isinstance(text, str) and against.tokenize(text) != tokens
+    if differs or model.info.n_vocab != against.info.n_vocab:
         raise ArgumentError(
             f"{against.path.name} has another vocabulary than {model.path.name}: only models that read a text as the "
             "same tokens can be compared",

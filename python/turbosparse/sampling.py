@@ -57,8 +57,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
-        biases = tuple((token, float(bias)) for token, bias in dict(self.logit_bias).items())
-        object.__setattr__(self, "logit_bias", biases)
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         for name in ("temperature", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty"):
             _require(_is_number(getattr(self, name)), name, "a finite number", getattr(self, name))
         for name, least in (("max_tokens", 0), ("seed", 0), ("logprobs", 0), ("top_k", None), ("penalty_last_n", -1)):
@@ -67,10 +66,6 @@ class SamplingParams:
         _require(self.repeat_penalty > 0, "repeat_penalty", "> 0", self.repeat_penalty)
         _require(all(isinstance(s, str) for s in stop), "stop", "a string or several", stop)
         _require(all(stop), "stop", "strings that are not empty", "an empty one")
-        _require(
-            all(_is_whole(token) and bias < inf for token, bias in self.logit_bias),
-            *("logit_bias", "token ids with numbers or -inf", self.logit_bias),
-        )
         _require(self.grammar is None or isinstance(self.grammar, str), "grammar", "GBNF text or None", self.grammar)
 
     def _check_integer(self, name: str, least: int | None, *, optional: bool) -> None:
@@ -107,6 +102,17 @@ def _is_number(value: object) -> bool:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _biases(given: Any) -> tuple[tuple[int, float], ...]:
+    """Of a dict or of pairs, each token once. Raises ArgumentError."""
+    try:
+        found = tuple((token, float(bias)) for token, bias in dict(given).items())
+        valid = all(_is_whole(token) and 0 <= token < 1 << 31 and bias < inf for token, bias in found)
+    except (TypeError, ValueError, OverflowError):
+        valid = False
+    _require(valid, "logit_bias", "token ids with numbers or -inf", given)
+    return found
 
 
 def _require(holds: bool, name: str, expected: str, found: object) -> None:

@@ -51,9 +51,11 @@ def test_one_stop_string_may_come_alone() -> None:
 
 def test_logit_biases_are_pairs_or_a_dict() -> None:
     assert SamplingParams(logit_bias={5: 1}).logit_bias == ((5, 1.0),)  # type: ignore[arg-type]
-    for wrong in ({"5": 1}, {5: float("inf")}, {5: float("nan")}, {True: 1}):
+    wrongs: list[Any] = [{"5": 1}, {5: float("inf")}, {5: float("nan")}, {True: 1}]
+    wrongs += [{5: "much"}, {5: None}, {-1: 1}, {1 << 40: 1}, {5: 10**400}, [5], 5, None]
+    for wrong in wrongs:
         with pytest.raises(ArgumentError):
-            SamplingParams(logit_bias=wrong)  # type: ignore[arg-type]
+            SamplingParams(logit_bias=wrong)
 
 
 def test_unknown_names_are_errors() -> None:
