@@ -211,7 +211,8 @@ def test_recall_is_measured(page: Page) -> None:
     assert balanced["recall"] > fast["recall"]
     assert balanced["selected"] > fast["selected"]
     assert answer["tokens"] > 10
-    page.post(f"/conversations/{key}/recall", {"threshold_shifts": ["x"]}, status=400)
+    for wrong in ("x", True, 1000):
+        page.post(f"/conversations/{key}/recall", {"threshold_shifts": [wrong]}, status=400)
     page.post(f"/conversations/{key}/recall", {"threshold_shifts": []}, status=400)
 
 

@@ -34,14 +34,14 @@ def request_for(
         prompt=tuple(tokens),
         params=sampling(settings, engine.card.defaults).with_seed(),
         mode=mode if mode in engine.card.modes else None,
-        threshold_shift=_shift(settings),
+        threshold_shift=checked_shift(settings.get("threshold_shift") or 0.0),
         n_probs=N_PROBS,
         progress=True,
     )
 
 
-def _shift(settings: Mapping[str, Any]) -> float:
-    value = settings.get("threshold_shift") or 0.0
+def checked_shift(value: Any) -> float:
+    """Of the predictor's threshold. Raises ArgumentError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SHIFT:
         expected = f"a number from {-MAX_SHIFT} to {MAX_SHIFT}"
         text = f"threshold_shift must be {expected}, not {value!r}"

@@ -12,20 +12,10 @@ from .store import Store
 
 SHOWN = (
     *("id", "name", "path", "sparse", "note", "architecture", "activation", "default_mode", "has_predictor"),
-    *(
-        "resident",
-        "n_ctx",
-        "n_ctx_train",
-        "n_threads",
-        "n_layer",
-        "n_ff",
-        "n_expert",
-        "bytes_file",
-        "bytes_dense_token",
-    ),
+    *("resident", "n_ctx", "n_ctx_train", "n_threads", "n_layer", "n_ff", "n_expert"),
+    *("bytes_file", "bytes_dense_token"),
 )
-
-SAMPLING = (*("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty"),)
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty")
 
 
 class Service:

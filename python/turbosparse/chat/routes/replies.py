@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from ...errors import ArgumentError
-from ...server.engine import MAX_SHIFT
 from ...server.sse import EventStream, data
+from ..prompts import checked_shift
 from ..service import Service
 from .json import body, key, route, take, thread
 
@@ -79,12 +79,10 @@ def routes(service: Service) -> list[Route]:
 
     async def recall(request: Request) -> Any:
         shifts = take(await body(request), "threshold_shifts", list, [0.0])
-        if not 0 < len(shifts) <= MAX_SHIFTS or not all(
-            isinstance(s, (int, float)) and abs(s) <= MAX_SHIFT for s in shifts
-        ):
-            expected = f"1 to {MAX_SHIFTS} numbers of at most {MAX_SHIFT}"
+        if not 0 < len(shifts) <= MAX_SHIFTS:
+            expected = f"1 to {MAX_SHIFTS} numbers"
             raise ArgumentError(f"threshold_shifts must be {expected}", where="threshold_shifts", expected=expected)
-        return await replies.recall(key(request), shifts)
+        return await replies.recall(key(request), [checked_shift(shift) for shift in shifts])
 
     async def trace(request: Request) -> Any:
         return {"rows": await thread(store.trace, key(request)) or []}
