@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ from turbosparse.torch.layers import Run, drelu
 from turbosparse.train.faults import DivergedError, SettingsError, reported
 from turbosparse.train.memory import lower_instead
 from turbosparse.train.shards import Shards
-from turbosparse.train.source import TOKENIZER_FILES
+from turbosparse.train.source import copy_tokenizer
 from turbosparse.train.state import read_state, write_state
 from turbosparse.train.surgery import fresh_predictors
 from turbosparse.train.trainer import CsvLog
@@ -103,7 +102,7 @@ class PredictorTraining:
         self.n_steps, self.seconds = 0, 0.0
 
     def step(self) -> dict[str, Any]:
-        """One batch, its log row. DivergedError before a weight changes, OutOfMemoryError with the setting to lower."""
+        """One batch, its log row. DivergedError before the weights take it, OutOfMemoryError with what to lower."""
         start, plan = time.monotonic(), self.plan
         masked = self.n_steps >= plan.warm * plan.steps
         rng = np.random.default_rng((plan.seed, self.n_steps))
@@ -219,9 +218,7 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
         say(f"resumed at step {training.n_steps}")
     train(training, work, args.save_every, say)
     save(training.model, args.out, {"f32": torch.float32, "bf16": torch.bfloat16}[args.out_dtype])
-    for name in TOKENIZER_FILES:
-        if (args.checkpoint / name).is_file():
-            shutil.copyfile(args.checkpoint / name, args.out / name)
+    copy_tokenizer(args.checkpoint, args.out)
     return 0
 
 

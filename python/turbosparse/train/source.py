@@ -87,9 +87,14 @@ class Source:
         if self.tokenizer is not None:
             self.tokenizer.write(out)
         elif self.tokenizer_dir is not None:
-            for name in TOKENIZER_FILES:
-                if (self.tokenizer_dir / name).is_file():
-                    shutil.copyfile(self.tokenizer_dir / name, out / name)
+            copy_tokenizer(self.tokenizer_dir, out)
+
+
+def copy_tokenizer(checkpoint: Path, out: Path) -> None:
+    """The tokenizer's files of a checkpoint, those that it has."""
+    for name in TOKENIZER_FILES:
+        if (checkpoint / name).is_file():
+            shutil.copyfile(checkpoint / name, out / name)
 
 
 def open_source(path: Path) -> Source:

@@ -8,8 +8,8 @@ FFN distillation for --ffn-share of the steps, then end to end, each way with th
 
 Prints Markdown: held-out error (surgery.token_error; for whole models the loss in nats per token), its standard
 deviation over seeds (each the mean over layers), the mean change against `at once` with the same layer and seed, in how
-many of these pairs it is lower, the zero rate. RUNS.csv keeps every run; those that it has are not run again. Results:
-docs/train-reference.md, "The swap".
+many of these pairs it is lower, the zero rate. RUNS.csv keeps every run; those that it has are not run again, so it
+serves one SRC, SHARDS and set of sizes. Results: docs/train-reference.md, "The swap".
 """
 
 from __future__ import annotations
