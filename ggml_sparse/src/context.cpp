@@ -1,12 +1,12 @@
 #include "context.h"
 
+#include "clock.h"
 #include "cpu/attention.h"
 #include "cpu/dispatch.h"
 #include "error.h"
 #include "host.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -129,10 +129,6 @@ void ggml_sparse_context::llama_deleter::operator()(llama_context * c) const {
 void ggml_sparse_context::set_mode(ggml_sparse_mode mode) { session.mode = checked_mode(model.spec, mode); }
 
 // --- evaluation ----------------------------------------------------------------------
-
-static uint64_t now_ns() {
-    return uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
-}
 
 static void add(ggml_sparse_layer_stats & sum, const ggml_sparse_layer_stats & l) {
     sum.n_neuron += l.n_neuron;

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <fstream>
+#include <omp.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -79,10 +80,11 @@ mapped_file::~mapped_file() {
 static bool read_all(int fd, uint8_t * to, size_t offset, size_t n) {
     while (n > 0) {
         const ssize_t got = pread(fd, to, n, off_t(offset));
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
         if (got <= 0) {
-            if (got < 0 && errno == EINTR) {
-                continue;
-            }
+            errno = got < 0 ? errno : EIO;
             return false;
         }
         to += got;
@@ -116,20 +118,30 @@ std::vector<piece> cut(size_t size, const std::vector<rewritten_range> & rewritt
     return pieces;
 }
 
-bool read_piece(int fd, const piece & p, uint8_t * memory, std::vector<uint8_t> & staged) {
+size_t staged_size(const rewritten_range & r) { return std::max(k_staged / r.unit, size_t(1)) * r.unit; }
+
+// What a thread needs to rewrite a part of any range.
+size_t most_staged(const std::vector<rewritten_range> & rewritten) {
+    size_t n = 0;
+    for (const rewritten_range & r : rewritten) {
+        n = std::max(n, staged_size(r));
+    }
+    return n;
+}
+
+bool read_piece(int fd, const piece & p, uint8_t * memory, uint8_t * staged) {
     if (!p.rewritten) {
         return read_all(fd, memory + p.begin, p.begin, p.end - p.begin);
     }
     const rewritten_range & r    = *p.rewritten;
-    const size_t            step = std::max(k_staged / r.unit, size_t(1)) * r.unit;
-    staged.resize(step);
+    const size_t            step = staged_size(r);
     for (size_t at = p.begin; at < p.end; at += step) {
         const size_t n = std::min(step, p.end - at);
-        if (!read_all(fd, staged.data(), at, n)) {
+        if (!read_all(fd, staged, at, n)) {
             return false;
         }
         for (size_t i = 0; i < n; i += r.unit) {
-            r.write(r.arg, staged.data() + i, memory + at + i);
+            r.write(r.arg, staged + i, memory + at + i);
         }
     }
     return true;
@@ -141,6 +153,11 @@ void mapped_file::make_resident(const std::vector<rewritten_range> & rewritten) 
     if (resident_) {
         return;
     }
+    // before the threads start, which must not throw
+    const std::vector<piece> pieces   = cut(size_, rewritten);
+    const size_t             n_staged = most_staged(rewritten);
+    std::vector<uint8_t>     staged(n_staged * k_read_threads);
+
     const size_t room   = round_up(size_, k_huge_page);
     uint8_t *    memory = reserve(room);
     if (!memory || mprotect(memory, room, PROT_READ | PROT_WRITE) != 0) {
@@ -152,16 +169,11 @@ void mapped_file::make_resident(const std::vector<rewritten_range> & rewritten) 
             .counts(int64_t(size_), int64_t(available_memory()));
     }
     madvise(memory, room, MADV_HUGEPAGE); // a hint: with small pages it is only slower
-    const std::vector<piece> pieces = cut(size_, rewritten);
-    std::atomic<int>         failure{0};
-#pragma omp parallel num_threads(k_read_threads)
-    {
-        std::vector<uint8_t> staged;
-#pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < pieces.size(); ++i) {
-            if (failure == 0 && !read_piece(fd_, pieces[i], memory, staged)) {
-                failure = errno ? errno : EIO;
-            }
+    std::atomic<int> failure{0};
+#pragma omp parallel for schedule(dynamic) num_threads(k_read_threads)
+    for (size_t i = 0; i < pieces.size(); ++i) {
+        if (failure == 0 && !read_piece(fd_, pieces[i], memory, staged.data() + n_staged * size_t(omp_get_thread_num()))) {
+            failure = errno;
         }
     }
     if (failure != 0) {

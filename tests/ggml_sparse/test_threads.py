@@ -57,7 +57,7 @@ def test_bits_do_not_depend_on_how_a_prompt_is_cut(cases: Any, options: dict[str
 
 
 def test_mixtral_too(mixtral: Case) -> None:
-    """But for a token alone: libllama's graph of one row routes to experts with other last bits."""
+    """But for a token alone: ggml multiplies the router by another kernel where there is one column."""
     tokens = mixtral.tokens(60)
     expected = in_pieces(mixtral, tokens, 60, **DEFAULTS)
     for n_threads, size in ((1, 2), (3, 7)):
