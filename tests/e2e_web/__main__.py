@@ -37,7 +37,8 @@ def main() -> int:
         return 0
     given = sys.argv[1:]
     where = [] if any("journey_" in each for each in given) else [str(Path(__file__).parent)]
-    return int(pytest.main(["-o", "python_files=journey_*.py", *where, *given]))
+    # -s: what they measure is shown, and which budget was not judged
+    return int(pytest.main(["-s", "-o", "python_files=journey_*.py", *where, *given]))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ BUSY = 0.1  # share of the cores that others may have during a sample that count
 def within(budget: float, measure: Callable[[], float], request: pytest.FixtureRequest, unit: str) -> None:
     """Measure until the best sample keeps the budget, which it may do on a busy machine too.
 
-    It fails where no sample that had the machine to itself keeps twice the budget.
+    It fails where none keeps twice the budget and one of them had the machine to itself; without such a
+    sample it says that it did not judge.
     """
     measure()
     samples: list[tuple[float, float]] = []
@@ -62,7 +63,7 @@ def within(budget: float, measure: Callable[[], float], request: pytest.FixtureR
 
 
 def report(request: pytest.FixtureRequest, **figures: Any) -> None:
-    """Shown with -s, and kept in the report."""
+    """Shown (tests.e2e_web passes -s), and kept in the report."""
     for name, value in figures.items():
         request.node.user_properties.append((name, value))
         print(f"\n{request.node.name}: {name} = {value}", end="")
@@ -186,7 +187,9 @@ def test_keeps_up_with_200_tokens_per_second_for_20000_tokens(
     assert at_200 < 0.5
     assert share >= BUSY or longest <= 3 * TOKENS / seconds / 200, "shows what it has less than a second later"
     window.wait_reply()
-    assert window.content() == "".join(long_script("", None))[: len(window.content())]
+    content = window.content()
+    assert len(content) >= TOKENS  # a token is a word or a byte
+    assert "".join(long_script("", None)).startswith(content)
 
 
 def lag(window: Window) -> int:
