@@ -204,7 +204,7 @@ def lag(window: Window) -> int:
 
 
 def test_the_first_token_is_painted_at_once(window: Window, request: pytest.FixtureRequest) -> None:
-    """From the click to the first painted character, the fake's own 10 ms per token included."""
+    """From the click to the first painted character, the fake's own 3 ms per token included."""
     window.ask("say: warm up")
     measured = """() => new Promise((resolve) => {
         const begin = performance.now(), before = document.querySelectorAll('.message.assistant').length;
