@@ -64,7 +64,9 @@ static ggml_sparse_context_params filled_in(const model_spec & spec, ggml_sparse
     require_argument(p.flash_attn >= -1 && p.flash_attn <= 1, "flash_attn must be -1, 0 or 1");
     require_argument(p.n_threads <= 512, "n_threads must be at most 512");
     require_argument(p.n_seq_max >= 1 && p.n_seq_max <= 64, "n_seq_max must be from 1 to 64");
-    p.n_ctx     = p.n_ctx ? p.n_ctx : spec.info.n_ctx_train;
+    p.n_ctx = p.n_ctx ? p.n_ctx : spec.info.n_ctx_train;
+    require_argument(p.n_seq_max == 1 || int64_t(p.n_seq_max) * GGML_PAD(int64_t(p.n_ctx), 256) <= INT32_MAX,
+                     "n_seq_max times n_ctx must stay below 2^31 tokens");
     p.n_threads = p.n_threads ? p.n_threads : default_threads();
     p.n_batch   = std::min(p.n_batch, p.n_ctx);
     p.n_ubatch  = std::min(p.n_ubatch, p.n_batch);

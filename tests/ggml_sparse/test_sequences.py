@@ -129,6 +129,11 @@ def test_bad_rows_are_refused(model: SequenceModel, bad: list[Row]) -> None:
         model.decode(bad)
 
 
+def test_all_sequences_together_are_checked(mistral: Case) -> None:
+    with pytest.raises(ArgumentError, match="n_seq_max times n_ctx"):
+        open_sequences(mistral, 64, n_ctx=1 << 26)  # 2^32 tokens
+
+
 def test_n_seq_is_checked(mistral: Case) -> None:
     for n_seq in (0, 65):
         with pytest.raises(ArgumentError, match="n_seq_max"):
