@@ -259,8 +259,8 @@ GGML_SPARSE_API void ggml_sparse_context_cancel(struct ggml_sparse_context * ctx
 //
 // The functions above work on sequence 0; these work on any, and on many in one batch. Sequences
 // never see each other. With flash attention on (auto, but for F32 KV) one gets the same bits whatever runs beside it
-// and however its tokens are cut into batches; where experts are routed to, a batch of one row may differ in the last
-// bits. With it off that holds as long as its own tokens come in the same batches of more than 8 rows.
+// and however its tokens are cut into batches. With it off that holds as long as its own tokens come in the same
+// batches of more than 8 rows.
 
 struct ggml_sparse_row {
     int32_t token;

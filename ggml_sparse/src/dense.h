@@ -1,6 +1,6 @@
 #pragma once
 
-// Products with libllama's own matrices (attention, head) on our kernels: a dot per row for
+// Products with libllama's own matrices (attention, router, head) on our kernels: a dot per row for
 // one column, tiles of rows for several.
 
 #include "ffn.h"

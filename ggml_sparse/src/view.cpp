@@ -143,8 +143,8 @@ static bool is_matrix(const gguf_tensor_info & t) {
 
 std::string products_pattern(const model_spec & spec) {
     std::string pattern = "^(";
-    for (const char * kind :
-         {"output", "blk\\.[0-9]+\\.attn_q", "blk\\.[0-9]+\\.attn_k", "blk\\.[0-9]+\\.attn_v", "blk\\.[0-9]+\\.attn_output"}) {
+    for (const char * kind : {"output", "blk\\.[0-9]+\\.ffn_gate_inp", "blk\\.[0-9]+\\.attn_q", "blk\\.[0-9]+\\.attn_k",
+                              "blk\\.[0-9]+\\.attn_v", "blk\\.[0-9]+\\.attn_output"}) {
         const std::regex name(std::string("^") + kind + "\\.weight$");
         const auto foreign = [&](const gguf_tensor_info * t) { return std::regex_match(t->name, name) && !weight_type_find(t->type); };
         if (std::none_of(spec.rest.begin(), spec.rest.end(), foreign)) {

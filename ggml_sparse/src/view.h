@@ -45,7 +45,7 @@ class llama_view {
 // Patterns of the tensors that go to our buffer types, under the view's names: the FFN, and the
 // matrices whose bytes every backend reads straight from the mapping.
 constexpr const char * k_ffn_pattern    = "^blk\\.[0-9]+\\.ffn_(gate|up|down)(_exps)?\\.weight$";
-constexpr const char * k_matrix_pattern = "^(token_embd|output|blk\\.[0-9]+\\.attn_(q|k|v|output))\\.weight$";
+constexpr const char * k_matrix_pattern = "^(token_embd|output|blk\\.[0-9]+\\.(attn_(q|k|v|output)|ffn_gate_inp))\\.weight$";
 
 // Of those matrices, the ones that are only multiplied and by us: all but the embedding, where every layer's is of
 // a type in quants.def.
