@@ -13,11 +13,12 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 NATIVE_SOURCES := $(shell find ggml_sparse -type f) python/turbosparse/_native/build_ffi.py pyproject.toml
 
-.PHONY: help setup demo chat test test-torch test-mutation test-e2e train-smoke bench bench-regress bench-regress-proof lint format clean
+.PHONY: help setup demo chat test test-torch test-native test-mutation test-e2e train-smoke bench bench-regress bench-regress-proof lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 	@echo 'make test-torch     the torch modules against the numpy oracle (installs torch)'
+	@echo 'make test-native    the operators in ggml graphs, from C++'
 	@echo 'make test-e2e       the chat in a real Chromium (where there is one)'
 	@echo 'make test-mutation  show that broken code turns the tests red'
 	@echo 'make train-smoke    SwiGLU to dReLU on SmolLM2, at tiny scale'
@@ -72,6 +73,12 @@ $(VENV)/.torch: | setup
 
 test-torch: setup $(VENV)/.torch
 	$(PY) -m pytest tests/torch tests/convert/test_pickle.py
+
+# in the folder where setup built the library: nearly all objects are there
+test-native: setup
+	@set -e; dir=$$(ls -d build/cp310-abi3-*); \
+	cmake $$dir -DGGML_SPARSE_TESTS=ON >/dev/null; cmake --build $$dir; cmake $$dir -DGGML_SPARSE_TESTS=OFF >/dev/null; \
+	$$dir/test-ops-graph; $$dir/test-packed-tensor
 
 train-smoke: setup $(VENV)/.torch $(VENV)/.smollm2
 	$(PY) -m turbosparse.train.smoke -o build/train-smoke
