@@ -156,8 +156,8 @@ GGML_SPARSE_API void ggml_sparse_model_free(struct ggml_sparse_model * model) GG
 
 // A loaded model is read through the file's mapping: nothing is copied, processes share the pages,
 // and a file larger than memory works. Memory of huge pages is read up to half again as fast. This
-// call copies the file there; no pointer changes. Without `force` it does so only when the file is
-// large enough to matter and takes at most two thirds of the memory that is available. *resident
+// call copies the file there and packs what is only multiplied; no pointer changes. Without `force` it
+// does so only when the file is large enough to matter and takes at most two thirds of the memory that is available. *resident
 // (or NULL) tells where the weights are afterwards. On an error they stay mapped: ERR_MEMORY
 // (needed, available), ERR_FILE. No context of the model may be evaluating meanwhile.
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_model_make_resident(
@@ -188,8 +188,8 @@ struct ggml_sparse_context_params {
     int32_t n_threads;  // 0 = one per hardware thread available to the process
     int32_t type_k, type_v; // enum ggml_type of the KV cache: F32, F16 or Q8_0
     // -1 auto, 0 off, 1 on. On: one attention operator, ours, with F32 sums; off: libllama's products and softmax.
-    // Auto is off where K and V are F32, which the operator would see rounded to F16, else on. A model of
-    // ggml_sparse_model_load_stock leaves all of it to libllama.
+    // Auto is off where K or V is F32, which the operator would see rounded to F16; else, and for a quantised V, which
+    // libllama has for the operator alone, on. A model of ggml_sparse_model_load_stock leaves all of it to libllama.
     int32_t flash_attn;
     enum ggml_sparse_mode mode;
     enum ggml_sparse_isa  isa;

@@ -60,7 +60,11 @@ mapped_file::mapped_file(const std::string & path) : path_(path) {
         size_             = size_t(st.st_size);
         uint8_t * address = reserve(round_up(size_, k_huge_page));
         if (!address || mmap(address, size_, PROT_READ, MAP_SHARED | MAP_FIXED, fd_, 0) == MAP_FAILED) {
-            throw file_error(path, std::string("cannot be mapped: ") + std::strerror(errno));
+            const int failure = errno;
+            if (address) {
+                munmap(address, round_up(size_, k_huge_page));
+            }
+            throw file_error(path, std::string("cannot be mapped: ") + std::strerror(failure));
         }
         data_ = address;
     } catch (...) {

@@ -72,6 +72,7 @@ static llama_sampler * make_grammar(const llama_vocab * vocab, const char * gbnf
 }
 
 static void add_biases(llama_sampler * chain, const ggml_sparse_sampler_params & p, const ggml_sparse_model_info & info) {
+    require_argument(p.n_bias >= 0 && (p.n_bias == 0 || p.bias), "bias must not be NULL with n_bias above 0");
     std::vector<llama_logit_bias> biases;
     for (int32_t i = 0; i < p.n_bias; ++i) {
         const ggml_sparse_logit_bias & b = p.bias[i];

@@ -43,7 +43,7 @@ class llama_view {
 };
 
 // Patterns of the tensors that go to our buffer types, under the view's names: the FFN, and the
-// matrices whose bytes every backend reads straight from the mapping.
+// matrices that are read where the file lies in memory.
 constexpr const char * k_ffn_pattern    = "^blk\\.[0-9]+\\.ffn_(gate|up|down)(_exps)?\\.weight$";
 constexpr const char * k_matrix_pattern = "^(token_embd|output|blk\\.[0-9]+\\.(attn_(q|k|v|output)|ffn_gate_inp))\\.weight$";
 

@@ -171,3 +171,15 @@ def test_bad_options_are_typed_errors(mistral: Case, options: dict[str, Any]) ->
 
     with pytest.raises(turbosparse.ArgumentError), mistral.open(**options):
         pass
+
+
+def test_biases_without_an_array_are_refused(mistral: Case) -> None:
+    from turbosparse import _native as native
+    from turbosparse.errors import ArgumentError
+
+    with mistral.open() as model:
+        error, out = native.new_error(), native.ffi.new("struct ggml_sparse_sampler **")
+        values = native.ffi.new("struct ggml_sparse_sampler_params *", native.lib.ggml_sparse_sampler_default_params())
+        values.n_bias = 1
+        with pytest.raises(ArgumentError, match="bias must not be NULL"):
+            native.check(native.lib.ggml_sparse_sampler_create(model._model_handle, values, out, error), error)
