@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -37,10 +38,11 @@ Turn = Callable[[str], tuple[float, float]]
 class Side:
     """One build, in a process of its own."""
 
-    def __init__(self, python: Path, file: Path) -> None:
+    def __init__(self, python: Path, file: Path, cpu: int) -> None:
         self._process = subprocess.Popen(
             [str(python), str(WORKER), str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
         )
+        os.sched_setaffinity(self._process.pid, {cpu})
         self.cases: list[str] = self._answer()
 
     def _answer(self) -> Any:
@@ -64,10 +66,10 @@ class Side:
 
 
 class Pair:
-    """Base and head, side by side. A context manager."""
+    """Base and head, side by side on one CPU: two of a virtual machine may differ by a tenth. A context manager."""
 
-    def __init__(self, base: Path, head: Path, file: Path) -> None:
-        self.sides = [Side(base, file), Side(head, file)]
+    def __init__(self, base: Path, head: Path, file: Path, cpu: int) -> None:
+        self.sides = [Side(base, file, cpu), Side(head, file, cpu)]
         self._order = random.Random(0)
         self._calls: dict[str, int] = {}
 
@@ -126,8 +128,9 @@ def judge(case: str, epochs: Sequence[Sequence[tuple[float, float]]]) -> Verdict
 def measure(base: Path, head: Path, file: Path, wanted: Sequence[str] | None, epochs: int) -> list[Verdict]:
     """All verdicts, or those on the `wanted` cases."""
     found: dict[str, list[list[tuple[float, float]]]] = {}
-    for _ in range(epochs):
-        with Pair(base, head, file) as pair:
+    cpus = sorted(os.sched_getaffinity(0))
+    for epoch in range(epochs):
+        with Pair(base, head, file, cpus[epoch % len(cpus)]) as pair:
             for case in pair.cases if wanted is None else wanted:
                 found.setdefault(case, []).append([])
             for _ in range(TURNS):

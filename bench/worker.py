@@ -19,7 +19,7 @@ import numpy as np
 from turbosparse import Model, ops
 
 N_COL, N_FF = 4096, 2048
-N_READ, N_BYTES = 2048, 1 << 20  # rows per call, of a matrix of so many bytes
+N_READ, N_BYTES = 2048, 1 << 18  # rows per call, of a matrix of so many bytes
 TYPES = ("q4_0", "q8_0", "q4_k", "q6_k", "f16")
 DECODE_TOKENS = 4
 Case = Callable[[], object]
