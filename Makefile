@@ -78,7 +78,7 @@ test-torch: setup $(VENV)/.torch
 test-native: setup
 	@set -e; dir=$$(ls -d build/cp310-abi3-*); \
 	cmake $$dir -DGGML_SPARSE_TESTS=ON >/dev/null; cmake --build $$dir; cmake $$dir -DGGML_SPARSE_TESTS=OFF >/dev/null; \
-	$$dir/test-ops-graph; $$dir/test-packed-tensor
+	$$dir/test-ops-graph; $$dir/test-packed-tensor; $$dir/test-glue
 
 train-smoke: setup $(VENV)/.torch $(VENV)/.smollm2
 	$(PY) -m turbosparse.train.smoke -o build/train-smoke

@@ -2,7 +2,7 @@
 
 #include "attention.h"
 #include "cpu/attention.h"
-#include "dense.h"
+#include "lineage.h"
 
 #include <cstring>
 
@@ -14,22 +14,6 @@ static float parameter(const ggml_tensor * op, int i) { // 0 scale, 1 max_bias, 
     float f;
     std::memcpy(&f, op->op_params + i, sizeof(f));
     return f;
-}
-
-// The device is asked about the graphs of every context in the process: only what comes from our matrices is ours.
-static bool is_from_our_matrix(const ggml_tensor * q) {
-    while (q) {
-        switch (q->op) {
-            case GGML_OP_MUL_MAT: return dense_supports(q);
-            case GGML_OP_VIEW:
-            case GGML_OP_PERMUTE:
-            case GGML_OP_RESHAPE:
-            case GGML_OP_ROPE:
-            case GGML_OP_ADD: q = q->src[0]; break; // ADD: a bias
-            default: return false;
-        }
-    }
-    return false;
 }
 
 static bool is_head(const ggml_tensor * t, int64_t n_sequence) {
@@ -50,7 +34,7 @@ bool attention_supports(const ggml_tensor * op) {
     const ggml_tensor *q = op->src[Q], *k = op->src[K], *v = op->src[V];
     const bool         fit = q->type == GGML_TYPE_F32 && k->ne[2] == v->ne[2] && k->ne[1] == v->ne[1] && q->ne[2] % k->ne[2] == 0;
     return fit && is_head(q, q->ne[3]) && is_head(k, q->ne[3]) && is_head(v, q->ne[3]) &&
-           is_mask(op->src[MASK], k->ne[1], q->ne[1], q->ne[3]) && is_from_our_matrix(q);
+           is_mask(op->src[MASK], k->ne[1], q->ne[1], q->ne[3]) && is_of_our_model(q);
 }
 
 static attention_tensor strided(const ggml_tensor * t, int token, int head) { return {t->data, t->nb[token], t->nb[head], t->nb[3]}; }

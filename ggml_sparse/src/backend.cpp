@@ -4,6 +4,9 @@
 #include "block.h"
 #include "cpu/kernels.h"
 #include "dense.h"
+#include "glue.h"
+#include "lineage.h"
+#include "rope.h"
 
 #include <cstring>
 #include <memory>
@@ -19,6 +22,7 @@ struct stream {
     ffn_session * session   = nullptr;
     ffn_block     block;
     ffn_workspace space; // of all but FFN blocks
+    rope_table    turns;
 };
 
 stream & stream_of(ggml_backend_t backend) { return *static_cast<stream *>(backend->context); }
@@ -37,6 +41,23 @@ bool is_layout_op(const ggml_tensor * t) {
            t->op == GGML_OP_TRANSPOSE;
 }
 
+// One node of a graph with a session.
+ggml_status compute_node(stream & s, const ggml_tensor * node) {
+    switch (node->op) {
+        case GGML_OP_FLASH_ATTN_EXT: attention_run_node(node, s.n_threads, s.session->kernels->isa, s.space); return GGML_STATUS_SUCCESS;
+        case GGML_OP_ROPE: s.turns.run(node, s.n_threads); return GGML_STATUS_SUCCESS;
+        case GGML_OP_GLU:
+        case GGML_OP_MUL_MAT_ID: return s.block.take(node, *s.session, s.n_threads);
+        case GGML_OP_MUL_MAT:
+            if (!dense_supports(node)) {
+                return s.block.take(node, *s.session, s.n_threads);
+            }
+            dense_run(node, s.n_threads, *s.session->kernels, s.space);
+            return GGML_STATUS_SUCCESS;
+        default: return glue_run(node, s.n_threads) ? GGML_STATUS_SUCCESS : GGML_STATUS_FAILED;
+    }
+}
+
 ggml_status compute(stream & s, ggml_cgraph * graph) {
     for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
         const ggml_tensor * node = ggml_graph_node(graph, i);
@@ -46,15 +67,7 @@ ggml_status compute(stream & s, ggml_cgraph * graph) {
         if (!s.session) { // a guest's context: nothing in it is ours
             return GGML_STATUS_FAILED;
         }
-        if (dense_supports(node)) {
-            dense_run(node, s.n_threads, *s.session->kernels, s.space);
-            continue;
-        }
-        if (node->op == GGML_OP_FLASH_ATTN_EXT) {
-            attention_run_node(node, s.n_threads, s.session->kernels->isa, s.space);
-            continue;
-        }
-        const ggml_status status = s.block.take(node, *s.session, s.n_threads);
+        const ggml_status status = compute_node(s, node);
         if (status != GGML_STATUS_SUCCESS) {
             return status;
         }
@@ -121,8 +134,8 @@ bool is_our_product(const ggml_tensor * t) {
     return t && (t->op == GGML_OP_MUL_MAT || t->op == GGML_OP_MUL_MAT_ID) && find_weight(t->src[0]);
 }
 
-// The one place that says what runs here: our weights, FFN products and the GLU between,
-// products with the other matrices, and attention between those.
+// The one place that says what runs here: our weights, FFN products and the GLU between, products with
+// the other matrices, and what lies between those in graphs of our models.
 bool device_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
     switch (op->op) {
         case GGML_OP_NONE: return find_weight(op) || find_matrix(op).type >= 0;
@@ -130,7 +143,8 @@ bool device_supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
         case GGML_OP_MUL_MAT_ID: return is_our_product(op);
         case GGML_OP_FLASH_ATTN_EXT: return attention_supports(op);
         case GGML_OP_GLU: return is_our_product(op->src[0]) && is_our_product(op->src[1]);
-        default: return false;
+        case GGML_OP_ROPE: return rope_supports(op) && is_of_our_model(op);
+        default: return glue_supports(op) && is_of_our_model(op);
     }
 }
 

@@ -193,29 +193,49 @@ template <typename unit, int N> struct axpy_bytes {
 template <typename unit, int N> struct axpy_unit : axpy_bytes<unit, N> {};
 
 #if defined(SIMD_HAS_TABLES)
+// The sixteen values that a nibble of block b may mean.
+template <typename unit> inline vf nibble_values(unit, const unit_values & v, int b) { return vf_table(v.d[0][b], v.m[0][b]); }
+inline vf nibble_values(block_dot<q4_0_row>, const unit_values & v, int b) { return vf_table_of_signed(v.d[0][b]); } // m = -8 d
+
 // The same for nibbles: a block has sixteen values, and a vector holds them.
 template <typename unit, int N> struct axpy_nibbles {
+    static constexpr int N_LINE = (unit::BYTES + 63) / 64;
+
     static void add(axpy_rows & rows, int n_block, float * y) {
         unit_values values[N];
         for (int r = 0; r < N; ++r) {
             scale_unit(unit(), rows.w[r], values[r]);
         }
+        if (n_block == UNIT_BLOCKS) {
+#    pragma GCC unroll 16
+            for (int i = 0; i < UNIT_BLOCKS; ++i) { // unrolled, all places are constants
+                prefetch(rows, i);
+                add_piece(rows, values, unit::nibbles(i), y);
+            }
+            return;
+        }
         for (int i = 0; i < n_block; ++i) { // as many pieces of bytes as blocks
-            rows.prefetch(static_cast<size_t>(i + 1) * unit::BYTES / UNIT_BLOCKS);
             add_piece(rows, values, unit::nibbles(i), y);
         }
     }
 
-    static void add_piece(const axpy_rows & rows, const unit_values * values, const nibbles_place & at, float * y) {
+    // Block i's share of the lines of `ahead`, row by row: many at once would take the buffers that loads need.
+    static inline __attribute__((always_inline)) void prefetch(const axpy_rows & rows, int i) {
+        for (int line = i * N_LINE * N / UNIT_BLOCKS; line < (i + 1) * N_LINE * N / UNIT_BLOCKS; ++line) {
+            prefetch_l2(rows.ahead[line % N] + rows.done + line / N * 64, 64);
+        }
+    }
+
+    static inline __attribute__((always_inline)) void add_piece(const axpy_rows & rows, const unit_values * values,
+                                                                const nibbles_place & at, float * y) {
         const int b = at.low / 32, c = at.high / 32;
         vf        low = vf_load(y + at.low), high = vf_load(y + at.high);
         for (int r = 0; r < N; ++r) {
-            const unit_values & v   = values[r];
-            const vi            q   = vi_load_bytes(rows.w[r] + at.bytes);
-            const vf            one = vf_table(v.d[0][b], v.m[0][b]);
-            const vf            two = b == c ? one : vf_table(v.d[0][c], v.m[0][c]);
-            low                     = vf_fma(vf_set1(rows.h[r]), vf_look_up(one, q), low);
-            high                    = vf_fma(vf_set1(rows.h[r]), vf_look_up(two, vi_shift_right(q, 4)), high);
+            const vi q   = vi_load_bytes(rows.w[r] + at.bytes);
+            const vf one = nibble_values(unit(), values[r], b);
+            const vf two = b == c ? one : nibble_values(unit(), values[r], c);
+            low          = vf_fma(vf_set1(rows.h[r]), vf_look_up(one, q), low);
+            high         = vf_fma(vf_set1(rows.h[r]), vf_look_up(two, vi_shift_right(q, 4)), high);
         }
         vf_store(y + at.low, low);
         vf_store(y + at.high, high);

@@ -189,6 +189,9 @@ inline vf vf_table(float d, float m) { // d * i + m
     const vf i = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return vf_fma(vf_set1(d), i, vf_set1(m));
 }
+inline vf vf_table_of_signed(float d) { // d * (i - 8)
+    return vf_mul(vf_set1(d), _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7));
+}
 inline vf vf_look_up(vf table, vi i) { return _mm512_permutexvar_ps(i, table); } // by the low four bits
 inline vi vi_load_bytes(const uint8_t * w) { return _mm512_cvtepu8_epi32(load_piece(w)); }
 inline vi vi_shift_right(vi a, int n) { return _mm512_srli_epi32(a, static_cast<unsigned>(n)); }

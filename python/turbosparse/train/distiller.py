@@ -25,6 +25,7 @@ from turbosparse.train.ffn_distill import Blend, Knobs, distill_ffns
 from turbosparse.train.guide import Guide, LiveGuide
 from turbosparse.train.losses import Controller, Meter
 from turbosparse.train.memory import lower_instead
+from turbosparse.train.precision import autocast
 from turbosparse.train.source import Source
 from turbosparse.train.state import read_state, write_state
 from turbosparse.train.surgery import canonicalise_signs, fresh_predictors, swap_errors
@@ -304,7 +305,8 @@ class Distiller:
     def _rows(self) -> Tensor:
         """This step's windows; a guide that has its own is asked for them where it is needed."""
         if STAGES[self.stage] in ("whole", "masked"):
-            given = self.guide.rows(self.n_steps * self.team.size + self.team.rank, self.recipe.batch)
+            with self._autocast():
+                given = self.guide.rows(self.n_steps * self.team.size + self.team.rank, self.recipe.batch)
             if given is not None:
                 return given
         return self._batch(self.n_steps, self.last_weights if STAGES[self.stage] == "masked" else None)
@@ -340,8 +342,4 @@ class Distiller:
         )  # fmt: skip
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        enabled = self.dtype != torch.float32
-        cast: AbstractContextManager[Any] = torch.autocast(
-            self.device.type, self.dtype if enabled else torch.bfloat16, enabled=enabled
-        )
-        return cast
+        return autocast(self.device, self.dtype)

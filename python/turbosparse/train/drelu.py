@@ -139,6 +139,8 @@ def _shares(text: str) -> tuple[float, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from turbosparse.train.precision import add_dtype_option
+
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="turbosparse.train.drelu", description=__doc__, formatter_class=raw)
     p.add_argument("source", type=Path, help="Hugging Face directory or GGUF file of a SwiGLU model")
@@ -150,9 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--stop-after", type=float, help="minutes after which this process saves and stops, to be resumed")
     p.add_argument("--resume", action="store_true", help="go on from OUT/train/state.pt if there is one")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    p.add_argument(
-        "--dtype", choices=("auto", "f32", "bf16"), default="auto", help="of the arithmetic; weights are F32"
-    )
+    add_dtype_option(p)
     p.add_argument("--out-dtype", choices=("f32", "bf16"), default="bf16", help="of the checkpoint")
     p.add_argument("--activation", choices=("drelu", "swiglu"), default="drelu",
                    help="swiglu: a control that keeps its activation, trained end to end")  # fmt: skip
@@ -234,20 +234,20 @@ def _open(args: argparse.Namespace, work: Path, team: Team, device: str) -> tupl
     import torch
 
     from turbosparse.train.distiller import Distiller
+    from turbosparse.train.precision import dtype_for
     from turbosparse.train.shards import Shards
     from turbosparse.train.source import open_source
     from turbosparse.train.trainer import Budget
 
     on_gpu = device.startswith("cuda")
-    fast = args.dtype == "bf16" or (args.dtype == "auto" and on_gpu)
-    torch.set_float32_matmul_precision("high" if fast else "highest")
+    dtype = dtype_for(args.dtype, device)
+    torch.set_float32_matmul_precision("highest" if dtype == torch.float32 else "high")
     shards = Shards(args.data)
     source = open_source(args.source)
     shards.check(source.config.vocab_size, source.tokenizer.sha256 if source.tokenizer else None)
     if args.keep_layers:
         source = source.with_layers(args.keep_layers)
     budget = Budget(args.steps, args.minutes * 60)
-    dtype = torch.bfloat16 if fast else torch.float32
     guide = open_guide(args, source, device)
     run = Distiller(source, shards, _recipe(args, on_gpu), budget, device, dtype, args.last_mix, guide, team)
     if args.resume and (work / STATE).exists():

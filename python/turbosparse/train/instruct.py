@@ -26,6 +26,7 @@ from turbosparse.torch.decoder import CausalLM
 from turbosparse.train.faults import SettingsError, reported
 from turbosparse.train.lockstep import Lockstep, pick
 from turbosparse.train.memory import lower_instead
+from turbosparse.train.precision import add_dtype_option, dtype_for
 from turbosparse.train.shards import Shards, ShardWriter
 from turbosparse.train.surgery import TEACHER
 
@@ -164,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--weight", type=float, default=1.0, help="of the stream in mixtures")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--device", default="auto")
+    add_dtype_option(p)
     p.add_argument("--threads", type=int, default=1)
     return p
 
@@ -181,7 +183,7 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     markers = read_markers(source.tokenizer, source.tokenizer.encode_plain, shards.meta["separator"])
     seeds = first_words(shards.streams[args.seeds], markers) if args.seeds in shards.streams else []
     say(f"{len(seeds)} first words in stream {args.seeds}")
-    model = source.model().to(device, torch.float32 if device == "cpu" else torch.bfloat16).eval()
+    model = source.model().to(device, dtype_for(args.dtype, device)).eval()
     made: list[npt.NDArray[np.int64]] = []
     start = time.monotonic()
     while sum(part.size for part in made) < args.tokens and (time.monotonic() - start) / 60 < args.minutes:

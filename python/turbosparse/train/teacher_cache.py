@@ -30,6 +30,7 @@ from turbosparse.torch.decoder import CausalLM
 from turbosparse.train.end_to_end import Answers
 from turbosparse.train.faults import SettingsError, reported
 from turbosparse.train.memory import lower_instead
+from turbosparse.train.precision import add_dtype_option, autocast, dtype_for
 from turbosparse.train.surgery import TEACHER
 from turbosparse.train.walk import walk
 
@@ -71,10 +72,12 @@ def part_name(k: int) -> str:
     return f"part-{k:05}.npz"
 
 
-def answer(teacher: CausalLM, rows: Tensor, states: tuple[int, ...]) -> dict[str, npt.NDArray[Any]]:
+def answer(
+    teacher: CausalLM, rows: Tensor, states: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> dict[str, npt.NDArray[Any]]:
     """The members of a part for windows int64 [W, T + 1], without their tokens."""
     kept: list[npt.NDArray[Any]] = []
-    with torch.no_grad():
+    with torch.no_grad(), autocast(rows.device, dtype):
         h = None
         for i, place in enumerate(walk(teacher, rows[:, :-1], TEACHER)):
             h = place.finish(TEACHER)
@@ -96,6 +99,7 @@ def write_parts(
     windows: Callable[[int], npt.NDArray[np.int64]],
     parts: range,
     batch: int = 8,
+    dtype: torch.dtype = torch.float32,
     say: Callable[[str], None] = print,
 ) -> None:
     """Parts that are not there yet; `windows(k)` are those of part k, int64 [W, T + 1]."""
@@ -107,7 +111,7 @@ def write_parts(
         rows = windows(k)
         with lower_instead(f"not enough memory for {batch} windows of {meta.n_tokens} tokens: lower --batch or --seq"):
             pieces = torch.from_numpy(rows).split(batch)
-            made = [answer(teacher, piece.to(device), meta.states) for piece in pieces]
+            made = [answer(teacher, piece.to(device), meta.states, dtype) for piece in pieces]
         last = np.concatenate([m["last"] for m in made])
         states = np.concatenate([m["states"] for m in made], axis=1)
         tokens = rows.astype(np.uint16 if meta.n_vocab <= 1 << 16 else np.uint32)
@@ -158,7 +162,7 @@ class TeacherCache:
             layer: torch.from_numpy(np.stack([p["states"][s, i] for p, i in picked]))
             for s, layer in enumerate(self.meta.states)
         }
-        return Answers(tokens, last.float() @ self.head.t(), {k: v.float() for k, v in states.items()})
+        return Answers(tokens, (last.float() @ self.head.t()).float(), {k: v.float() for k, v in states.items()})
 
     def _window(self, index: int) -> tuple[dict[str, npt.NDArray[Any]], int]:
         meta = self.meta
@@ -252,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--share", type=_share, default=(0, 1), metavar="K/N", help="write only every N-th part, from K on")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--device", default="auto")
+    add_dtype_option(p)
     p.add_argument("--threads", type=int, default=1)
     return p
 
@@ -277,7 +282,8 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     def windows(k: int) -> npt.NDArray[np.int64]:
         return shards.sample(np.random.default_rng((args.seed, k)), args.windows, args.seq, args.mix)
 
-    write_parts(args.out, meta, teacher, windows, range(args.share[0], args.parts, args.share[1]), args.batch, say)
+    parts, dtype = range(args.share[0], args.parts, args.share[1]), dtype_for(args.dtype, device)
+    write_parts(args.out, meta, teacher, windows, parts, args.batch, dtype, say)
     return 0
 
 
