@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.conftest import Case
+from tests.conftest import Cases
 
 SCRIPT = """
 import sys
@@ -21,9 +21,9 @@ with Model(sys.argv[1], n_ctx=64, n_threads=1) as model:
 
 
 @pytest.mark.parametrize("family", ["mistral", "mixtral"])
-def test_a_token_is_two_splits(request: pytest.FixtureRequest, family: str) -> None:
-    """ggml prints its schedule at debug level 2."""
-    case: Case = request.getfixturevalue(family)
+def test_a_token_is_two_splits(cases: Cases, family: str) -> None:
+    """ggml prints its schedule at debug level 2. The width makes heads of 32, which our attention takes."""
+    case = cases(family, "q8_0", n_embd=128, n_ff=320)
     environment = os.environ | {"GGML_SCHED_DEBUG": "2"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(case.gguf)], env=environment, capture_output=True, text=True, check=True
