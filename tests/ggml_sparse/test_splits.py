@@ -29,9 +29,9 @@ def test_a_token_is_two_splits(cases: Cases, family: str) -> None:
         [sys.executable, "-c", SCRIPT, str(case.gguf)], env=environment, capture_output=True, text=True, check=True
     )
     graphs = re.split(r"^(?=## SPLIT #0:)", done.stdout + done.stderr, flags=re.MULTILINE)[1:]
-    assert graphs
-    for graph in graphs:
+    for graph in graphs[-2:]:  # the self-test's, which come first, attend to a float32 cache
         nodes = re.findall(r"^node #\s*\d+ \(\s*(\w+)\):\s*(\S+).*?\[\s*(\w+)", graph, flags=re.MULTILINE)
         elsewhere = [(op, name) for op, name, place in nodes if not place.startswith("SPARS")]
+        assert nodes
         assert elsewhere == [("GET_ROWS", "embd")], elsewhere
         assert len(re.findall("^## SPLIT", graph, flags=re.MULTILINE)) == 2
