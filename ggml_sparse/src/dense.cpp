@@ -13,6 +13,7 @@
 namespace ggml_sparse {
 
 static constexpr int64_t N_CHUNK = 32; // rows per unit of work
+static constexpr int64_t N_FEW   = 4;  // columns up to which dots are faster than tiles, for which rows are unpacked
 
 bool dense_supports(const ggml_tensor * op) {
     const ggml_tensor * w = op->src[0];
@@ -28,14 +29,25 @@ static float * column(const ggml_tensor * t, int64_t i) {
     return reinterpret_cast<float *>(static_cast<char *>(t->data) + size_t(i) * t->nb[1]);
 }
 
+// All columns with one row after the other, which stays in cache meanwhile.
 static void run_dots(const ggml_tensor * op, const row_reader & rows, int n_threads, ffn_workspace & ws) {
-    const void * x = x_prepare(rows.type(), column(op->src[1], 0), rows.n_col(), ws.reserve(x_prepared_size(rows.type(), rows.n_col())));
-    float *      y = column(op, 0);
-    row_split    split(rows.n_row(), n_threads, N_CHUNK);
+    const size_t  x_size = x_prepared_size(rows.type(), rows.n_col());
+    const int64_t n      = op->src[1]->ne[1];
+    uint8_t *     space  = static_cast<uint8_t *>(ws.reserve(x_size * size_t(n)));
+    const void *  x[N_FEW];
+    float *       y[N_FEW];
+    for (int64_t c = 0; c < n; ++c) {
+        x[c] = x_prepare(rows.type(), column(op->src[1], c), rows.n_col(), space + x_size * size_t(c));
+        y[c] = column(op, c);
+    }
+    row_split split(rows.n_row(), n_threads, N_CHUNK);
 #pragma omp parallel num_threads(n_threads)
     while (const row_split::rows part = split.take(omp_get_thread_num())) {
         for (int64_t i = part.begin; i < part.end; ++i) {
-            y[i] = rows.dot(i, x, std::min(i + 1, rows.n_row() - 1)); // two ahead is slower
+            y[0][i] = rows.dot(i, x[0], std::min(i + 1, rows.n_row() - 1)); // two ahead is slower
+            for (int64_t c = 1; c < n; ++c) {
+                y[c][i] = rows.dot(i, x[c]);
+            }
         }
     }
 }
@@ -68,7 +80,7 @@ static void run_tiles(const ggml_tensor * op, const row_reader & rows, int64_t c
 void dense_run(const ggml_tensor * op, int n_threads, const sparse_kernels & kernels, ffn_workspace & ws) {
     const row_reader rows(find_matrix(op->src[0]), kernels);
     const int64_t    n = op->src[1]->ne[1], n_at_once = columns_at_once(rows.n_col());
-    if (n == 1) {
+    if (n <= N_FEW) {
         run_dots(op, rows, n_threads, ws);
         return;
     }
