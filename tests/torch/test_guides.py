@@ -79,6 +79,14 @@ def test_kept_answers_are_the_teachers(source, cache_dir):
         assert torch.allclose(kept.states[depth], live.states[depth], atol=2e-3 * float(live.states[depth].abs().max()))
 
 
+def test_answers_in_bf16_are_much_the_same(source_dir, shards_dir, cache_dir, tmp_path, monkeypatch):
+    assert write_cache(monkeypatch, source_dir, shards_dir, tmp_path / "fast", "--dtype", "bf16") == 0
+    exact, fast = TeacherCache(cache_dir).rows(0, 12), TeacherCache(tmp_path / "fast").rows(0, 12)
+    span = float(exact.logits.max() - exact.logits.min())
+    assert torch.equal(exact.tokens, fast.tokens)
+    assert 0 < float((exact.logits - fast.logits).abs().max()) < 2e-2 * span
+
+
 def test_windows_come_in_order_then_shuffled_by_part(cache_dir):
     cache = TeacherCache(cache_dir, seed=5)
     first = cache.rows(0, 12).tokens

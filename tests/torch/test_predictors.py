@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,6 +122,24 @@ def test_resume_continues_identically(checkpoint, shards_dir, tmp_path):
     assert all(torch.equal(expected[name], t) for name, t in second.model.state_dict().items())
 
 
+def test_a_state_of_another_rank_is_refused(training, checkpoint, shards_dir, tmp_path):
+    training.save(tmp_path / "state.pt")
+    other = PredictorTraining(load(checkpoint), Shards(shards_dir), replace(PLAN, rank=PLAN.rank + 8))
+    with pytest.raises(
+        SettingsError, match=rf"2 predictors of rank \[{PLAN.rank}\]: give the same checkpoint and --rank"
+    ):
+        other.resume(tmp_path / "state.pt")
+
+
+def test_bf16_learns_much_the_same(checkpoint, shards_dir):
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        run = PredictorTraining(load(checkpoint), Shards(shards_dir), PLAN, dtype)
+        losses[dtype] = [run.step()["loss"] for _ in range(3)]
+    assert losses[torch.bfloat16] != losses[torch.float32]
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.02)
+
+
 def test_a_loss_that_is_not_finite_stops_it(training):
     training.step()
     before = {name: t.clone() for name, t in training.model.state_dict().items() if ".predictor." in name}
@@ -154,7 +173,7 @@ def test_the_command_writes_a_checkpoint_and_a_log(checkpoint, shards_dir, tmp_p
     args = [tmp_path / "plain", "-o", out, "--data", shards_dir, "--batch", "2", "--rank", "32", "--out-dtype", "f32"]
     assert call(command, [*args, "--steps", "2"]) == 0
     assert call(command, [*args, "--steps", "4", "--resume"]) == 0
-    assert "resumed at step 2" in capsys.readouterr().out
+    assert "resumed at step 2\nnote: steps was 2 before, is 4 from here on\n" in capsys.readouterr().out
     assert [row["step"] for row in csv.DictReader((out / "train" / "log.csv").open())] == ["1", "2", "3", "4"]
     made, tokens = load(out), torch.arange(3, 40)[None]
     assert made.model.layers[1].mlp.predictor.fc1.weight.shape[0] == 32

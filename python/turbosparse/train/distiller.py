@@ -27,7 +27,7 @@ from turbosparse.train.losses import Controller, Meter
 from turbosparse.train.memory import lower_instead
 from turbosparse.train.precision import autocast
 from turbosparse.train.source import Source
-from turbosparse.train.state import read_state, write_state
+from turbosparse.train.state import changed_settings, read_state, write_state
 from turbosparse.train.surgery import canonicalise_signs, fresh_predictors, swap_errors
 from turbosparse.train.team import Team
 from turbosparse.train.trainer import Budget
@@ -166,8 +166,7 @@ class Distiller:
         self.n_steps, self.seconds = state["n_steps"], state["seconds"]
         self.controller.log_weight = state["log_weight"]
         torch.set_rng_state(state["rng"].cpu())
-        then, now = state.get("settings", {}), self._settings()
-        return {name: (then[name], now[name]) for name in then.keys() & now.keys() if then[name] != now[name]}
+        return changed_settings(state.get("settings", {}), self._settings())
 
     def export(self) -> CausalLM:
         """The student on the CPU; without predictors unless they have been trained."""

@@ -237,6 +237,7 @@ def _open(args: argparse.Namespace, work: Path, team: Team, device: str) -> tupl
     from turbosparse.train.precision import dtype_for
     from turbosparse.train.shards import Shards
     from turbosparse.train.source import open_source
+    from turbosparse.train.state import changed_lines
     from turbosparse.train.trainer import Budget
 
     on_gpu = device.startswith("cuda")
@@ -254,8 +255,8 @@ def _open(args: argparse.Namespace, work: Path, team: Team, device: str) -> tupl
         changed = run.resume(work / STATE)
         if team.is_first:
             _say(f"resumed at step {run.n_steps}, {run.progress:.1%}")
-            for name, (then, now) in sorted(changed.items()):
-                _say(f"note: {name} was {then} before, is {now} from here on")
+            for line in changed_lines(changed):
+                _say(line)
     return run, source, shards
 
 

@@ -15,7 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from turbosparse.torch.decoder import CausalLM
 from turbosparse.torch.layers import Run, drelu
 from turbosparse.train.faults import DivergedError, SettingsError, reported
 from turbosparse.train.memory import lower_instead
+from turbosparse.train.precision import add_dtype_option, autocast, dtype_for
 from turbosparse.train.shards import Shards
 from turbosparse.train.source import copy_tokenizer
-from turbosparse.train.state import read_state, write_state
+from turbosparse.train.state import changed_lines, changed_settings, read_state, write_state
 from turbosparse.train.surgery import fresh_predictors
 from turbosparse.train.trainer import CsvLog
 from turbosparse.train.walk import walk
@@ -74,7 +75,7 @@ def observe(model: CausalLM, tokens: Tensor, masked: bool) -> Iterator[Seen]:
         act = drelu(mlp.gate_proj(place.x), mlp.up_proj(place.x))
         kept = (mlp.predictor(tap) > 0) if masked else 1.0
         place.out = place.residual + mlp.down_proj(act * kept)
-        yield Seen(tap.flatten(0, 1), act.flatten(0, 1))
+        yield Seen(tap.flatten(0, 1).float(), act.flatten(0, 1).float())
 
 
 def miss(logits: Tensor, act: Tensor, sizes: Tensor, pos_weight: float) -> Tensor:
@@ -87,14 +88,17 @@ def miss(logits: Tensor, act: Tensor, sizes: Tensor, pos_weight: float) -> Tenso
 
 
 class PredictorTraining:
-    """One run; everything `save` writes, `resume` restores. `model` is changed in its predictors alone."""
+    """One run; everything `save` writes, `resume` restores. `model` is changed in its predictors alone.
 
-    def __init__(self, model: CausalLM, tokens: Shards, plan: Plan) -> None:
+    `dtype`: of the products; weights are float32.
+    """
+
+    def __init__(self, model: CausalLM, tokens: Shards, plan: Plan, dtype: torch.dtype = torch.float32) -> None:
         if model.family != MISTRAL:
             raise SettingsError(f"predictors are trained alone for the Mistral family only, this is {model.family}")
         torch.manual_seed(plan.seed)
         self.model = fresh_predictors(model, [plan.rank] * model.config.num_hidden_layers).requires_grad_(False)
-        self.tokens, self.plan = tokens, plan
+        self.tokens, self.plan, self.dtype = tokens, plan, dtype
         self.mlps: list[Any] = [layer.mlp for layer in self.model.model.layers]
         self.sizes = [mlp.down_proj.weight.norm(dim=0) for mlp in self.mlps]
         parameters = [p.requires_grad_(True) for mlp in self.mlps for p in mlp.predictor.parameters()]
@@ -109,7 +113,7 @@ class PredictorTraining:
         rows = torch.from_numpy(self.tokens.sample(rng, plan.batch, plan.n_tokens)[:, :-1])
         lr = self._set_lr()
         with lower_instead(f"not enough memory for batches of {plan.batch} x {plan.n_tokens} tokens: lower --batch"):
-            with torch.no_grad():
+            with torch.no_grad(), autocast(rows.device, self.dtype):
                 seen = list(observe(self.model, rows, masked))
             order = torch.from_numpy(rng.permutation(rows.numel()))
             counts = sum((self._learn(seen, part, rows) for part in order.split(plan.inner)), torch.zeros(6))
@@ -128,7 +132,8 @@ class PredictorTraining:
         totals = torch.zeros(6)
         for mlp, size, layer in zip(self.mlps, self.sizes, seen, strict=True):
             act = layer.act[part]
-            logits = mlp.predictor(layer.tap[part])
+            with autocast(act.device, self.dtype):
+                logits = mlp.predictor(layer.tap[part]).float()
             loss = miss(logits, act, size, self.plan.pos_weight)
             loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
             active, kept = act > 0, logits.detach() > 0
@@ -155,15 +160,29 @@ class PredictorTraining:
         """Atomic; DiskFullError leaves the previous state."""
         predictors = [mlp.predictor.state_dict() for mlp in self.mlps]
         state = {"predictors": predictors, "optimizer": self.optimizer.state_dict()}
-        write_state(state | {"n_steps": self.n_steps, "seconds": self.seconds}, file)
+        settings = {"settings": self._settings()}
+        write_state(state | settings | {"n_steps": self.n_steps, "seconds": self.seconds}, file)
 
-    def resume(self, file: Path) -> None:
-        """Continues where `save` left off; checkpoint, shards and plan must be the same."""
+    def _settings(self) -> dict[str, str]:
+        return {name: repr(value) for name, value in asdict(self.plan).items()}
+
+    def resume(self, file: Path) -> dict[str, tuple[str, str]]:
+        """Continues where `save` left off; checkpoint and shards must be the same.
+
+        Returns the settings of the plan that are other than then, as (then, now). SettingsError where the rank is.
+        """
         state = read_state(file)
+        ranks = {stored["fc1.weight"].shape[0] for stored in state["predictors"]}
+        if ranks != {self.plan.rank} or len(state["predictors"]) != len(self.mlps):
+            raise SettingsError(
+                f"{file} is the state of {len(state['predictors'])} predictors of rank {sorted(ranks)}: give the same "
+                "checkpoint and --rank as before, or another output directory", path=str(file),
+            )  # fmt: skip
         for mlp, stored in zip(self.mlps, state["predictors"], strict=True):
             mlp.predictor.load_state_dict(stored)
         self.optimizer.load_state_dict(state["optimizer"])
         self.n_steps, self.seconds = state["n_steps"], state["seconds"]
+        return changed_settings(state.get("settings", {}), self._settings())
 
 
 def train(run: PredictorTraining, work: Path, save_every: float, say: Callable[[str], None]) -> None:
@@ -195,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--lr", type=float, default=plan.lr)
     p.add_argument("--warm", type=float, default=plan.warm, help="share of the steps before the mask is applied")
     p.add_argument("--pos-weight", type=float, default=plan.pos_weight, help="more: more recall, more kept")
+    add_dtype_option(p)
     p.add_argument("--out-dtype", choices=("f32", "bf16"), default="bf16")
     p.add_argument("--resume", action="store_true", help="go on from OUT/train/state.pt if there is one")
     p.add_argument("--save-every", type=float, default=60.0, help="seconds between states")
@@ -211,11 +231,11 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     plan = Plan(
         args.steps, args.rank, args.batch, lr=args.lr, warm=args.warm, pos_weight=args.pos_weight, seed=args.seed
     )
-    training = PredictorTraining(model, shards, plan)
+    training = PredictorTraining(model, shards, plan, dtype_for(args.dtype, "cpu"))
     work.mkdir(parents=True, exist_ok=True)
     if args.resume and (work / "state.pt").exists():
-        training.resume(work / "state.pt")
-        say(f"resumed at step {training.n_steps}")
+        changed = training.resume(work / "state.pt")
+        say("\n".join([f"resumed at step {training.n_steps}", *changed_lines(changed)]))
     train(training, work, args.save_every, say)
     save(training.model, args.out, {"f32": torch.float32, "bf16": torch.bfloat16}[args.out_dtype])
     copy_tokenizer(args.checkpoint, args.out)

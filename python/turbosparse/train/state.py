@@ -47,3 +47,13 @@ def _bytes(state: Any) -> int:
         return int(state.nbytes)
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
     return sum(map(_bytes, parts))
+
+
+def changed_settings(then: dict[str, str], now: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Settings that a resumed run has otherwise than the one that wrote its state, as (then, now)."""
+    return {name: (then[name], now[name]) for name in then.keys() & now.keys() if then[name] != now[name]}
+
+
+def changed_lines(changed: dict[str, tuple[str, str]]) -> list[str]:
+    """A line for each of them."""
+    return [f"note: {name} was {then} before, is {now} from here on" for name, (then, now) in sorted(changed.items())]
