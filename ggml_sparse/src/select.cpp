@@ -50,7 +50,7 @@ int64_t sum_units(const row_reader & fc2_t, ggml_sparse_isa isa, const unit_list
     const float *   h   = units.h + k;
     if (sums_integers(fc2_t)) {
         const unit_rows rows{fc2_t.row(0) + ggml_row_size(GGML_TYPE_Q4_0, j0), fc2_t.row_size(), static_cast<int>((j1 - j0) / 32)};
-        unit_sum_get(isa)(rows, ids, h, n, logits);
+        unit_sum_get(isa)(rows, ids, h, n, std::min(units.n - k - n, N_UNIT), logits);
     } else {
         std::fill(logits, logits + (j1 - j0), 0.0f);
         fc2_t.axpy_list(n, ids, h, j0, j1, logits);

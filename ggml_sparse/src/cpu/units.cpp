@@ -51,21 +51,32 @@ void make_factors_portable(const unit_group & g, int64_t at, int n_block, unit_f
     }
 }
 
-// Rows are read AHEAD bytes before they are wanted, of the next group where those of this one end.
-void prefetch(const unit_group & g, int k, int64_t at, int64_t n_bytes) {
-    constexpr int64_t AHEAD = 2 * CHUNK * BYTES;
-    const uint8_t *   p     = at + AHEAD < n_bytes ? g.row[k] + at + AHEAD : g.ahead[k] + (at + AHEAD - n_bytes);
-    for (int64_t line = 0; line < CHUNK * BYTES; line += 64) {
-        __builtin_prefetch(p + line, 0, 2);
-    }
-}
+// The next group's rows come to L2 one behind the other while this group is added: memory reads a row after a row
+// faster than sixteen side by side.
+struct unit_ahead {
+    const uint8_t * const * row;
+    int64_t                 n_bytes; // of each
+    int                     k;
+    int64_t                 at;
 
-void add_chunk(const unit_group & g, int64_t at, int n_block, int64_t n_bytes, float * y) {
+    void fetch(int64_t n) {
+        for (; n > 0 && k < N_UNIT; n -= 64) {
+            __builtin_prefetch(row[k] + at, 0, 2);
+            at += 64;
+            if (at >= n_bytes) {
+                at = 0;
+                ++k;
+            }
+        }
+    }
+};
+
+void add_chunk(const unit_group & g, int64_t at, int n_block, unit_ahead & next, float * y) {
     unit_factors f;
     make_factors(g, at, n_block, f);
     for (int b = 0; b < n_block; ++b) {
         add_block(g, at + b * BYTES, f, b, y + b * 32);
-        prefetch(g, b, at, n_bytes);
+        next.fetch(N_UNIT * BYTES);
     }
 }
 
@@ -194,11 +205,11 @@ void add_block(const unit_group & g, int64_t at, const unit_factors & f, int b, 
 
 // --- all groups ----------------------------------------------------------------------------
 
-unit_group group_at(const unit_rows & rows, const int32_t * ids, const float * h, int k0, int n) {
+unit_group group_at(const unit_rows & rows, const int32_t * ids, const float * h, int k0, int n, int n_next) {
     unit_group g;
     for (int k = 0; k < N_UNIT; ++k) {
         const int at   = k0 + k < n ? k0 + k : n - 1;
-        const int next = at + N_UNIT < n ? at + N_UNIT : n - 1;
+        const int next = k0 + N_UNIT + k < n + n_next ? k0 + N_UNIT + k : n + n_next - 1;
         g.row[k]       = rows.data + static_cast<size_t>(ids[at]) * rows.row_size;
         g.ahead[k]     = rows.data + static_cast<size_t>(ids[next]) * rows.row_size;
         g.h[k]         = k0 + k < n ? h[at] : 0.0f;
@@ -206,14 +217,14 @@ unit_group group_at(const unit_rows & rows, const int32_t * ids, const float * h
     return g;
 }
 
-void unit_sum(const unit_rows & rows, const int32_t * ids, const float * h, int n, float * y) {
+void unit_sum(const unit_rows & rows, const int32_t * ids, const float * h, int n, int n_next, float * y) {
     memset(y, 0, sizeof(float) * 32 * static_cast<size_t>(rows.n_block));
     for (int k = 0; k < n; k += N_UNIT) {
-        const unit_group g = group_at(rows, ids, h, k, n);
+        const unit_group g = group_at(rows, ids, h, k, n, n_next);
+        unit_ahead       next{g.ahead, static_cast<int64_t>(rows.n_block) * BYTES, k + N_UNIT < n + n_next ? 0 : N_UNIT, 0};
         for (int b = 0; b < rows.n_block; b += CHUNK) {
             const int left = rows.n_block - b;
-            add_chunk(g, static_cast<int64_t>(b) * BYTES, left < CHUNK ? left : CHUNK, static_cast<int64_t>(rows.n_block) * BYTES,
-                      y + b * 32);
+            add_chunk(g, static_cast<int64_t>(b) * BYTES, left < CHUNK ? left : CHUNK, next, y + b * 32);
         }
     }
 }

@@ -22,8 +22,9 @@ struct unit_rows {
     int             n_block;  // blocks of 32 columns
 };
 
-// ids [n], rising; h [n], finite. y [32 * n_block] is overwritten.
-using unit_sum_fn = void (*)(const unit_rows & rows, const int32_t * ids, const float * h, int n, float * y);
+// ids [n + n_next], rising; h [n], finite. y [32 * n_block] is overwritten. Rows behind the first n are those of the next
+// call: its first group is brought to L2 at the end of this one.
+using unit_sum_fn = void (*)(const unit_rows & rows, const int32_t * ids, const float * h, int n, int n_next, float * y);
 
 extern const unit_sum_fn unit_sum_generic;
 extern const unit_sum_fn unit_sum_avx2;
