@@ -1,6 +1,6 @@
 // Speed of the row kernels, one line per weight type and instruction set:
 //   ns to prepare x, then ns per row and GB/s with rows in L2, and GB/s from memory with every thread, each for dot
-//   and axpy; first what this machine reads from memory at best.
+//   and axpy; first what this machine reads from memory at best, and of rows that lie apart.
 //
 //   bench-rows [n_threads [type [isa]]]      isa as in ggml_sparse_isa, all by default
 // A type that can be packed has a second line for that layout, and how fast one thread packs.
@@ -10,11 +10,13 @@
 #include "rows.h"
 
 #include <omp.h>
+#include <sys/mman.h>
 
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <random>
 #include <vector>
 
 using namespace ggml_sparse;
@@ -55,6 +57,36 @@ static double read_speed(const uint8_t * data, int n_threads) {
         }
     });
     return double(N_BYTES) / t * 1e-9;
+}
+
+// Every eighth row of n_row_byte, in no order but rising, fetched two rows ahead: what gathered neurons can get.
+static double gather_speed(const uint8_t * data, int n_threads, size_t n_row_byte) {
+    std::vector<const uint8_t *> rows;
+    std::minstd_rand             rng(1);
+    for (size_t at = 0; at + n_row_byte <= N_BYTES; at += n_row_byte) {
+        if (rng() % 8 == 0) {
+            rows.push_back(data + at);
+        }
+    }
+    std::vector<uint64_t> sums(size_t(n_threads) * 8);
+    const double          t = best([&] {
+#pragma omp parallel num_threads(n_threads)
+        {
+            const size_t ith = size_t(omp_get_thread_num()), end = rows.size() * (ith + 1) / size_t(n_threads);
+            uint64_t     sum = 0;
+            for (size_t k = rows.size() * ith / size_t(n_threads); k < end; ++k) {
+                const uint8_t * ahead = rows[std::min(k + 2, end - 1)];
+                for (size_t b = 0; b < n_row_byte; b += 64) {
+                    uint64_t word;
+                    memcpy(&word, rows[k] + b, sizeof(word));
+                    sum ^= word;
+                    __builtin_prefetch(ahead + b, 0, 2);
+                }
+            }
+            sums[ith * 8] = sum;
+        }
+    });
+    return double(rows.size() * n_row_byte) / t * 1e-9;
 }
 
 struct bench_case {
@@ -141,20 +173,35 @@ static void run_type(const weight_type & wt, const sparse_kernels & kernels, con
     fflush(stdout);
 }
 
-// Bytes that are finite and ordinary in every type: halfs of 0x2e2e = 0.096, nibbles 2 and 14.
-static std::vector<uint8_t> weights() { return std::vector<uint8_t>(N_BYTES, 0x2e); }
+// Bytes that are finite and ordinary in every type: halfs of 0x2e2e = 0.096, nibbles 2 and 14. On huge pages, as resident
+// models are.
+static const uint8_t * weights() {
+    void * data = mmap(nullptr, N_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) {
+        perror("mmap");
+        exit(1);
+    }
+    madvise(data, N_BYTES, MADV_HUGEPAGE);
+    return static_cast<const uint8_t *>(memset(data, 0x2e, N_BYTES));
+}
 
 int main(int argc, char ** argv) {
-    const int                  n_threads = argc > 1 ? atoi(argv[1]) : omp_get_num_procs();
-    const std::vector<uint8_t> data      = weights();
+    const int       n_threads = argc > 1 ? atoi(argv[1]) : omp_get_num_procs();
+    const uint8_t * data      = weights();
     sparse_kernels_get(GGML_SPARSE_ISA_AUTO);
-    printf("%d threads read %.1f GB/s\n", n_threads, read_speed(data.data(), n_threads));
+    for (int i = 0; i < 3; ++i) { // in turns: memory is never the same twice
+        printf("%d threads read %.1f GB/s", n_threads, read_speed(data, n_threads));
+        for (size_t n_byte : {2304, 6912, 18432}) {
+            printf(", every eighth row of %zu bytes at %.1f", n_byte, gather_speed(data, n_threads, n_byte));
+        }
+        printf("\n");
+    }
     for (int i = 0; i < SPARSE_ROWS_COUNT; ++i) {
         const weight_type & wt = weight_type_at(i);
         for (int isa = GGML_SPARSE_ISA_GENERIC; isa <= GGML_SPARSE_ISA_NEON; ++isa) {
             const sparse_kernels * kernels = sparse_kernels_get(static_cast<ggml_sparse_isa>(isa));
             if (kernels && (argc <= 2 || !strcmp(argv[2], "all") || !strcmp(argv[2], wt.name)) && (argc <= 3 || atoi(argv[3]) == isa)) {
-                run_type(wt, *kernels, data.data(), n_threads);
+                run_type(wt, *kernels, data, n_threads);
             }
         }
     }
