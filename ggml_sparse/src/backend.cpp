@@ -10,6 +10,7 @@
 
 #include <cstring>
 #include <memory>
+#include <string>
 
 namespace ggml_sparse {
 
@@ -54,8 +55,13 @@ ggml_status compute_node(stream & s, const ggml_tensor * node) {
             }
             dense_run(node, s.n_threads, *s.session->kernels, s.space);
             return GGML_STATUS_SUCCESS;
-        default: return glue_run(node, s.n_threads) ? GGML_STATUS_SUCCESS : GGML_STATUS_FAILED;
+        default: break;
     }
+    if (!glue_run(node, s.n_threads)) {
+        s.session->failure = std::string("an index outside of the rows at node ") + node->name + " (" + ggml_op_name(node->op) + ")";
+        return GGML_STATUS_FAILED;
+    }
+    return GGML_STATUS_SUCCESS;
 }
 
 ggml_status compute(stream & s, ggml_cgraph * graph) {
