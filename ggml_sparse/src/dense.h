@@ -1,7 +1,7 @@
 #pragma once
 
-// Products with libllama's own matrices (attention, router, head) on our kernels: a dot per row for
-// one column, tiles of rows for several.
+// Products with libllama's own matrices (attention, router, head) on our kernels: dots for
+// one to four columns, tiles of rows for more.
 
 #include "ffn.h"
 #include "ggml.h"

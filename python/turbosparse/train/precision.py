@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # help must not need torch
+    import torch
 
 
 def add_dtype_option(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +21,16 @@ def add_dtype_option(parser: argparse.ArgumentParser) -> None:
 
 def dtype_for(name: str, device: str) -> torch.dtype:
     """What `--dtype` means on a device."""
+    import torch
+
     fast = name == "bf16" or (name == "auto" and device.startswith("cuda"))
     return torch.bfloat16 if fast else torch.float32
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """Products in `dtype`; nothing where that is float32."""
+    import torch
+
     fast = dtype != torch.float32
     cast: AbstractContextManager[Any] = torch.autocast(device.type, torch.bfloat16, enabled=fast)
     return cast
