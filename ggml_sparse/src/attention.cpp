@@ -3,6 +3,7 @@
 #include "carver.h"
 #include "cpu/attention.h"
 #include "ggml.h"
+#include "row-split.h"
 
 #include <omp.h>
 
@@ -14,6 +15,7 @@ namespace ggml_sparse {
 
 static constexpr int64_t  TILE_QUERIES     = 32; // that share a widened block, if a head's group is not larger
 static constexpr int64_t  UNITS_PER_THREAD = 4;
+static constexpr int64_t  STRIP            = 16; // rows, see attention::strip; a multiple of ATTENTION_ALIGN
 static constexpr uint16_t MASKED           = 0xfc00; // -inf in F16
 
 static const attention_type * type_of(const attention_kernels & kernels, int32_t type) {
@@ -86,8 +88,8 @@ class attention {
 
     scratch carve(carver & space, int64_t n_q) const {
         scratch s;
-        s.k      = space.take<float>(size_t(ATTENTION_BLOCK * w.d_k));
-        s.v      = space.take<float>(size_t(ATTENTION_BLOCK * w.d_v));
+        s.k      = space.take<float>(size_t(STRIP * w.d_k));
+        s.v      = space.take<float>(size_t(STRIP * w.d_v));
         s.q      = space.take<float>(size_t(n_q * w.d_k));
         s.scores = space.take<float>(size_t(n_q * ATTENTION_BLOCK));
         s.part   = running::carve(space, n_q, w.d_v);
@@ -155,9 +157,34 @@ class attention {
         return reinterpret_cast<const uint8_t *>(at(x, t.sequence, row, t.head0 + i_head));
     }
 
-    // The i-th share of the tile's rows from `row` on.
-    static attention_ahead ahead_of(const attention_tensor & x, const tile & t, int64_t row, int64_t i_head, int64_t n_row) {
-        return {row_of(x, t, row, 0), x.token, x.head, int(t.n_head_kv), int(i_head * n_row)};
+    // Rows of K or of V that are read in one go, those of all KV heads of the tile: memory gives them in the order in which they lie.
+    struct strip {
+        const attention_tensor & x;
+        int64_t                  begin;
+        int                      n;
+    };
+    static strip strip_at(const attention_tensor & x, span rows, int64_t i) {
+        const int64_t begin = rows.begin + i * STRIP;
+        return {x, begin, int(std::min(STRIP, rows.end - begin))};
+    }
+
+    // Head h's rows of a strip as the kernels take them, with its share of the strip that follows: where heads lie side by side
+    // a part of it that is contiguous.
+    attention_rows rows_of(const tile & t, const strip & here, const strip & next, int64_t h) const {
+        const bool      together = next.x.token == next.x.head * size_t(t.n_head_kv);
+        const uint8_t * ahead    = row_of(next.x, t, next.begin, 0) + size_t(h) * next.x.head * size_t(together ? here.n : 1);
+        return {row_of(here.x, t, here.begin, h), here.x.token, ahead, together ? next.x.head : next.x.token};
+    }
+
+    // Calls f(head, rows, how many, where in the block) with all rows, strip by strip; `after` comes behind the last one.
+    template <typename F>
+    void each_strip(const tile & t, const attention_tensor & x, span rows, const strip & after, F && f) const {
+        for (int64_t i = 0; i * STRIP < rows.end - rows.begin; ++i) {
+            const strip here = strip_at(x, rows, i), next = strip_at(x, rows, i + 1);
+            for (int64_t h = 0; h < t.n_head_kv; ++h) {
+                f(h, rows_of(t, here, next.n > 0 ? next : after, h), here.n, i * STRIP);
+            }
+        }
     }
 
     // `rows` as the kernels take them, widened where many queries or their type ask for it.
@@ -167,29 +194,30 @@ class attention {
             return type;
         }
         type.widen(rows, n_row, d, wide);
-        rows = {reinterpret_cast<const uint8_t *>(wide), size_t(d) * sizeof(float), nullptr};
+        const auto * data = reinterpret_cast<const uint8_t *>(wide);
+        rows              = {data, size_t(d) * sizeof(float), data, size_t(d) * sizeof(float)};
         return kernels.f32;
     }
 
-    // One KV head; `next` is the first row of the block that follows.
-    void add_block(const tile & t, int64_t i_head, span rows, int64_t next, const scratch & s, const running & sums) const {
-        const int             n   = int(rows.end - rows.begin);
-        const int64_t         n_q = queries_per_head(t), q0 = i_head * n_q;
-        const attention_ahead values = ahead_of(w.v, t, rows.begin, i_head, n), keys = ahead_of(w.k, t, next, i_head, n);
-
-        attention_rows         k{row_of(w.k, t, rows.begin, i_head), w.k.token, &values};
-        const attention_type & k_reader = prepare(k_type, k, n, w.d_k, n_q, s.k);
-        k_reader.dots(k, n, w.d_k, s.q + q0 * w.d_k, int(n_q), s.scores);
-        for (int64_t i = 0; i < n_q; ++i) {
-            const uint16_t * m = mask(t, i / group) + rows.begin;
-            const float      f = kernels.weigh(s.scores + i * ATTENTION_BLOCK, n, m, w.scale, sums.max + q0 + i, sums.sum + q0 + i);
+    // All KV heads; `next` is the first row of the block that follows.
+    void add_block(const tile & t, span rows, int64_t next, const scratch & s, const running & sums) const {
+        const int64_t n_q = queries_per_head(t);
+        each_strip(t, w.k, rows, strip_at(w.v, rows, 0), [&](int64_t h, attention_rows k, int n, int64_t r) {
+            const attention_type & reader = prepare(k_type, k, n, w.d_k, n_q, s.k);
+            reader.dots(k, n, w.d_k, s.q + h * n_q * w.d_k, int(n_q), s.scores + h * n_q * ATTENTION_BLOCK + r);
+        });
+        for (int64_t i = 0; i < queries(t); ++i) {
+            const uint16_t * m = mask(t, i / group % t.n_token) + rows.begin;
+            const float      f =
+                kernels.weigh(s.scores + i * ATTENTION_BLOCK, int(rows.end - rows.begin), m, w.scale, sums.max + i, sums.sum + i);
             if (f != 1) {
-                kernels.scale(sums.acc + (q0 + i) * w.d_v, w.d_v, f);
+                kernels.scale(sums.acc + i * w.d_v, w.d_v, f);
             }
         }
-        attention_rows         v{row_of(w.v, t, rows.begin, i_head), w.v.token, &keys};
-        const attention_type & v_reader = prepare(v_type, v, n, w.d_v, n_q, s.v);
-        v_reader.add(v, n, w.d_v, s.scores, int(n_q), sums.acc + q0 * w.d_v);
+        each_strip(t, w.v, rows, strip_at(w.k, {next, next + 1}, 0), [&](int64_t h, attention_rows v, int n, int64_t r) {
+            const attention_type & reader = prepare(v_type, v, n, w.d_v, n_q, s.v);
+            reader.add(v, n, w.d_v, s.scores + h * n_q * ATTENTION_BLOCK + r, int(n_q), sums.acc + h * n_q * w.d_v);
+        });
     }
 
     // s.q holds the tile's queries. False: its tokens see no row of the range, and sums are left alone.
@@ -205,9 +233,7 @@ class attention {
                 any = true;
             }
             const int64_t next = std::min(rows.begin + ATTENTION_BLOCK, w.n_kv - (rows.end - rows.begin));
-            for (int64_t h = 0; h < t.n_head_kv; ++h) {
-                add_block(t, h, rows, next, s, sums);
-            }
+            add_block(t, rows, next, s, sums);
         }
         return any;
     }
@@ -274,16 +300,17 @@ class attention {
             const int64_t head0 = unit % n_part * n_at_once;
             return tile{unit / n_part, 0, w.n_token, head0, std::min(n_at_once, w.n_head_kv - head0)};
         };
+        row_split slots(n_unit * n_range, n_threads, 1); // a thread's ranges follow each other: it has fetched the next one's rows
 #pragma omp parallel num_threads(n_threads)
         {
             carver        own(space + n_own * size_t(omp_get_thread_num()));
             const scratch s = carve(own, n_q);
-#pragma omp for schedule(dynamic)
-            for (int64_t slot = 0; slot < n_unit * n_range; ++slot) {
-                const tile t = tile_of(slot / n_range);
+            while (const row_split::rows slot = slots.take(omp_get_thread_num())) {
+                const tile t = tile_of(slot.begin / n_range);
                 load_queries(t, s.q);
-                seen[slot] = run_range(t, slot % n_range, s, part_of(slot));
+                seen[slot.begin] = run_range(t, slot.begin % n_range, s, part_of(slot.begin));
             }
+#pragma omp barrier
 #pragma omp for schedule(dynamic)
             for (int64_t unit = 0; unit < n_unit; ++unit) {
                 const tile t = tile_of(unit);

@@ -19,11 +19,13 @@ inline int smaller(int a, int b) { return a < b ? a : b; }
 
 inline int queries_at_once(int left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
-// Inlined at once, or gcc takes a function that only prefetches for one without effect and drops the calls.
-__attribute__((always_inline)) inline void prefetch_ahead(const attention_rows & rows, int i, size_t n_bytes) {
-    if (const attention_ahead * a = rows.ahead) {
-        const unsigned nth = static_cast<unsigned>(a->first + i), n = static_cast<unsigned>(a->n_head);
-        prefetch_l2(a->data + nth / n * a->row + nth % n * a->head, n_bytes);
+// Bytes [b0, b1) of the piece that goes with row i; calls in order fetch each line once. A few lines at a time: a burst takes
+// the buffers that loads need. Inlined at once, or gcc takes a function that only prefetches for one without effect and drops
+// the calls.
+__attribute__((always_inline)) inline void prefetch_ahead(const attention_rows & rows, int i, size_t b0, size_t b1) {
+    const uint8_t * piece = rows.ahead + static_cast<size_t>(i) * rows.ahead_stride;
+    for (size_t b = (b0 + 63) / 64 * 64; b < b1; b += 64) {
+        __builtin_prefetch(piece + b, 0, 3);
     }
 }
 
@@ -32,7 +34,7 @@ __attribute__((always_inline)) inline void prefetch_ahead(const attention_rows &
 template <typename row> void widen(const attention_rows & rows, int n_row, int64_t d, float * out) {
     for (int r = 0; r < n_row; ++r) {
         const auto * w = row_at<row>(rows, r);
-        prefetch_ahead(rows, r, static_cast<size_t>(d) * sizeof(*w));
+        prefetch_ahead(rows, r, 0, static_cast<size_t>(d) * sizeof(*w));
         for (int64_t i = 0; i < d; i += W) {
             vf_store(out + r * d + i, row::load(w + i));
         }
@@ -44,7 +46,7 @@ constexpr int64_t Q8_BLOCK = 32, Q8_BYTES = 34; // f16 d, int8 [32]
 void widen_q8_0(const attention_rows & rows, int n_row, int64_t d, float * out) {
     for (int r = 0; r < n_row; ++r) {
         const uint8_t * w = rows.data + static_cast<size_t>(r) * rows.stride;
-        prefetch_ahead(rows, r, static_cast<size_t>(d / Q8_BLOCK * Q8_BYTES));
+        prefetch_ahead(rows, r, 0, static_cast<size_t>(d / Q8_BLOCK * Q8_BYTES));
         for (int64_t b = 0; b < d; b += Q8_BLOCK, w += Q8_BYTES) {
             const vf scale = vf_set1(load_half(w));
             for (int64_t i = 0; i < Q8_BLOCK; i += W) {
@@ -64,15 +66,20 @@ template <typename row, int NQ> void dots_n(const attention_rows & rows, int n_r
         vf                         acc[W];
         for (int i = 0; i < NR; ++i) {
             w[i] = row_at<row>(rows, smaller(r + i, n_row - 1));
-            prefetch_ahead(rows, smaller(r + i, n_row - 1), static_cast<size_t>(d) * sizeof(*w[0]));
         }
         for (int i = 0; i < W; ++i) {
             acc[i] = vf_set1(0);
         }
+        const uint8_t * ahead = rows.ahead + static_cast<size_t>(r) * rows.ahead_stride;
         for (int64_t c = 0; c < d; c += W) {
             vf v[NR];
             for (int i = 0; i < NR; ++i) {
                 v[i] = row::load(w[i] + c);
+                // neighbours in turn, where a vector is less than a line
+                const size_t at = static_cast<size_t>(c) * sizeof(*w[0]);
+                if ((at + static_cast<size_t>(i) * W * sizeof(*w[0])) % 64 == 0) {
+                    __builtin_prefetch(ahead + static_cast<size_t>(i) * rows.ahead_stride + at, 0, 3);
+                }
             }
             for (int k = 0; k < NQ; ++k) {
                 const vf x = vf_load(q + k * d + c);
@@ -91,7 +98,7 @@ template <typename row, int NQ> void dots_n(const attention_rows & rows, int n_r
 
 template <typename row> void dots(const attention_rows & rows, int n_row, int64_t d, const float * q, int n_q, float * scores) {
     attention_rows w = rows;
-    for (int k = 0, n; k < n_q; k += n, w.ahead = nullptr) {
+    for (int k = 0, n; k < n_q; k += n, w.ahead = w.data, w.ahead_stride = w.stride) {
         n         = queries_at_once(n_q - k);
         auto some = n == 4 ? dots_n<row, 4> : n == 2 ? dots_n<row, 2> : dots_n<row, 1>;
         some(w, n_row, d, q + k * d, scores + k * ATTENTION_BLOCK);
@@ -169,6 +176,7 @@ void add_columns(const attention_rows & rows, int r0, int r1, int64_t d, int64_t
     for (int r = r0; r < r1; ++r) {
         const auto * w = row_at<row>(rows, r) + c;
         vf           v[ND];
+        prefetch_ahead(rows, r, static_cast<size_t>(c) * sizeof(*w), static_cast<size_t>(c + ND * W) * sizeof(*w));
         for (int i = 0; i < ND; ++i) {
             v[i] = row::load(w + i * W);
         }
@@ -190,9 +198,6 @@ template <typename row, int NQ> void add_n(const attention_rows & rows, int n_ro
     constexpr int ND = W == 8 ? 2 : 4; // sums that the registers hold
     for (int r0 = 0; r0 < n_row; r0 += SUB_BLOCK) {
         const int r1 = smaller(r0 + SUB_BLOCK, n_row);
-        for (int r = r0; r < r1; ++r) {
-            prefetch_ahead(rows, r, static_cast<size_t>(d) * sizeof(typename row::elem));
-        }
         int64_t c = 0;
         for (; c + ND * W <= d; c += ND * W) {
             add_columns<row, NQ, ND>(rows, r0, r1, d, c, weights, acc);
@@ -205,7 +210,7 @@ template <typename row, int NQ> void add_n(const attention_rows & rows, int n_ro
 
 template <typename row> void add(const attention_rows & rows, int n_row, int64_t d, const float * weights, int n_q, float * acc) {
     attention_rows w = rows;
-    for (int k = 0, n; k < n_q; k += n, w.ahead = nullptr) {
+    for (int k = 0, n; k < n_q; k += n, w.ahead = w.data, w.ahead_stride = w.stride) {
         n         = queries_at_once(n_q - k);
         auto some = n == 4 ? add_n<row, 4> : n == 2 ? add_n<row, 2> : add_n<row, 1>;
         some(w, n_row, d, weights + k * ATTENTION_BLOCK, acc + k * d);

@@ -19,18 +19,11 @@ constexpr int ATTENTION_BLOCK = 64; // KV rows per step
 constexpr int ATTENTION_ALIGN = 16; // sizes of heads are multiples, and where in a block `n_row` rows begin
 constexpr int ATTENTION_REUSE = 4;  // above so many queries widened rows are read faster than F16
 
-// Rows that are wanted soon, of n_head KV heads, so that lines come in the order in which they lie in memory: the
-// i-th row of a call stands for row (first + i) / n_head of head (first + i) % n_head.
-struct attention_ahead {
-    const uint8_t * data;
-    size_t          row, head; // strides in bytes
-    int             n_head, first;
-};
-
 struct attention_rows { // of one KV head
-    const uint8_t *         data;
-    size_t                  stride; // bytes
-    const attention_ahead * ahead;  // as many rows as are read meanwhile, of the same width; or null
+    const uint8_t * data;
+    size_t          stride;       // bytes
+    const uint8_t * ahead;        // as many pieces as long as a row that are wanted soon: any that can be read will do
+    size_t          ahead_stride; // bytes
 };
 
 struct attention_type { // how rows of one type are read
