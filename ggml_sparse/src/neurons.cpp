@@ -97,32 +97,45 @@ neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0
     return counts;
 }
 
-// Calls f(list) for the wanted neurons of one piece, in ascending order, a list at a time.
-template <typename W, typename F> static void each_list(int64_t n_ff, int piece, W && wanted, F && f) {
-    row_list list;
-    for (int64_t j0 = piece * N_GROUP; j0 < n_ff; j0 += N_PIECE * N_GROUP) {
-        list_rows(list, j0, std::min(n_ff, j0 + N_GROUP), wanted);
-        if (list.n + N_GROUP > N_CHUNK_MAX - 1) { // list_rows writes one entry behind the last
-            f(list);
-            list.n = 0;
+// The wanted neurons of a piece, group by group, in ascending order.
+template <typename W> class piece_reader {
+  public:
+    piece_reader(int64_t n_ff, int piece, const float * h, W wanted) : n_ff_(n_ff), j0_(piece * N_GROUP), h_(h), wanted_(wanted) {}
+
+    // More neurons to the list, until it has n of them or the piece ends.
+    void read(row_list & list, int n) {
+        for (; list.n < n && j0_ < n_ff_; j0_ += N_PIECE * N_GROUP) {
+            __builtin_prefetch(h_ + std::min(n_ff_ - 1, j0_ + 16 * N_PIECE * N_GROUP)); // another core has written it
+            list_rows(list, j0_, std::min(n_ff_, j0_ + N_GROUP), wanted_);
         }
     }
-    f(list);
-}
+    bool done() const { return j0_ >= n_ff_; }
+
+  private:
+    const int64_t n_ff_;
+    int64_t       j0_;
+    const float * h_;
+    const W       wanted_;
+};
 
 uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, const float * h, int64_t c0, int64_t c1, float * acc) {
-    uint64_t n_rows = 0;
+    constexpr int  N_LIST = N_CHUNK_MAX - 2 * N_GROUP; // list_rows writes one entry behind the last
+    const auto     wanted = [=](int64_t j) { return every_row || h[j] != 0.0f; };
+    piece_reader   here(down_t.n_row(), piece, h, wanted), next(down_t.n_row(), piece + 1, h, wanted);
+    uint64_t       n_rows = 0;
     std::fill(acc, acc + (c1 - c0), 0.0f);
-    each_list(
-        down_t.n_row(), piece, [&](int64_t j) { return every_row || h[j] != 0.0f; },
-        [&](const row_list & list) {
-            float factors[N_CHUNK_MAX];
-            for (int k = 0; k < list.n; ++k) {
-                factors[k] = h[list.ids[k]];
-            }
-            down_t.axpy_list(list.n, list.ids, factors, c0, c1, acc);
-            n_rows += static_cast<uint64_t>(list.n);
-        });
+    while (!here.done()) {
+        row_list list;
+        here.read(list, N_LIST);
+        const int n = list.n;
+        next.read(list, n + (here.done() && piece + 1 < N_PIECE ? 2 * AXPY_ROWS : 0));
+        float factors[N_CHUNK_MAX];
+        for (int k = 0; k < n; ++k) {
+            factors[k] = h[list.ids[k]];
+        }
+        down_t.axpy_list(n, list.ids, factors, list.n - n, c0, c1, acc);
+        n_rows += static_cast<uint64_t>(n);
+    }
     return n_rows;
 }
 

@@ -36,12 +36,13 @@ void row_reader::axpy_ids(int64_t n, const int32_t * ids, const float * h, int64
     }
 }
 
-void row_reader::axpy_list(int n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const {
+void row_reader::axpy_list(int n, const int32_t * ids, const float * h, int n_next, int64_t c0, int64_t c1, float * y) const {
+    constexpr int N_AHEAD = 2 * AXPY_ROWS;
     for (int k = 0; k < n; k += AXPY_ROWS) {
         const int n_few = std::min(AXPY_ROWS, n - k);
         int32_t   ahead[AXPY_ROWS];
         for (int i = 0; i < n_few; ++i) {
-            ahead[i] = ids[std::min(k + AXPY_ROWS + i, n - 1)];
+            ahead[i] = ids[std::min(k + N_AHEAD + i, n + n_next - 1)];
         }
         axpy(n_few, ids + k, ahead, h + k, c0, c1, y);
     }

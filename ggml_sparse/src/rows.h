@@ -32,8 +32,8 @@ class row_reader {
     void axpy(int n, const int32_t * ids, const int32_t * ahead, const float * h, int64_t c0, int64_t c1, float * y) const;
     // The same for any number of rows, those of ids < 0 left out.
     void axpy_ids(int64_t n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const;
-    // The same for n rows that are all wanted: those that follow are prefetched.
-    void axpy_list(int n, const int32_t * ids, const float * h, int64_t c0, int64_t c1, float * y) const;
+    // The same for n rows that are all wanted, two calls' rows fetched ahead; ids [n + n_next] go on with rows that come after them.
+    void axpy_list(int n, const int32_t * ids, const float * h, int n_next, int64_t c0, int64_t c1, float * y) const;
 
     // Rows are wanted out of order: bring one to L2 (to L1 measured slower).
     void prefetch(int64_t i) const { prefetch_bytes(row(i), row_size_); }

@@ -53,7 +53,7 @@ int64_t sum_units(const row_reader & fc2_t, ggml_sparse_isa isa, const unit_list
         unit_sum_get(isa)(rows, ids, h, n, std::min(units.n - k - n, N_UNIT), logits);
     } else {
         std::fill(logits, logits + (j1 - j0), 0.0f);
-        fc2_t.axpy_list(n, ids, h, j0, j1, logits);
+        fc2_t.axpy_list(n, ids, h, 0, j0, j1, logits);
     }
     return n;
 }

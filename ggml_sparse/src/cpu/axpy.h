@@ -197,6 +197,11 @@ template <typename unit, int N> struct axpy_unit : axpy_bytes<unit, N> {};
 template <typename unit> inline vf nibble_values(unit, const unit_values & v, int b) { return vf_table(v.d[0][b], v.m[0][b]); }
 inline vf nibble_values(block_dot<q4_0_row>, const unit_values & v, int b) { return vf_table_of_signed(v.d[0][b]); } // m = -8 d
 
+// A multiplication takes a scale from memory for nothing; gcc would keep all sixteen in a vector and permute. Not where a minimum
+// comes from there too.
+template <typename unit> inline void stay_in_memory(unit, unit_values *) {}
+inline void                          stay_in_memory(block_dot<q4_0_row>, unit_values * v) { asm volatile("" : : "r"(v) : "memory"); }
+
 // The same for nibbles: a block has sixteen values, and a vector holds them.
 template <typename unit, int N> struct axpy_nibbles {
     static constexpr int N_LINE = (unit::BYTES + 63) / 64;
@@ -206,10 +211,11 @@ template <typename unit, int N> struct axpy_nibbles {
         for (int r = 0; r < N; ++r) {
             scale_unit(unit(), rows.w[r], values[r]);
         }
+        stay_in_memory(unit(), values);
         if (n_block == UNIT_BLOCKS) {
 #    pragma GCC unroll 16
             for (int i = 0; i < UNIT_BLOCKS; ++i) { // unrolled, all places are constants
-                prefetch(rows, i);
+                prefetch(rows, i, y);
                 add_piece(rows, values, unit::nibbles(i), y);
             }
             return;
@@ -219,10 +225,10 @@ template <typename unit, int N> struct axpy_nibbles {
         }
     }
 
-    // Block i's share of the lines of `ahead`, row by row: many at once would take the buffers that loads need.
-    static inline __attribute__((always_inline)) void prefetch(const axpy_rows & rows, int i) {
+    // Block i's share of the lines of `ahead`, row by row.
+    static inline __attribute__((always_inline)) void prefetch(const axpy_rows & rows, int i, float *& y) {
         for (int line = i * N_LINE * N / UNIT_BLOCKS; line < (i + 1) * N_LINE * N / UNIT_BLOCKS; ++line) {
-            prefetch_l2(rows.ahead[line % N] + rows.done + line / N * 64, 64);
+            prefetch_here(rows.ahead[line % N] + rows.done + line / N * 64, y);
         }
     }
 

@@ -24,6 +24,17 @@ inline void prefetch_l2(const void * p, size_t n) {
     }
 }
 
+// The line of p is wanted soon, and asked for here: before anything that `place` points at is read. Compilers gather prefetches
+// of straight code, and a burst of them takes the buffers that loads need.
+inline void prefetch_here(const uint8_t * p, float *& place) {
+#if defined(__x86_64__)
+    asm volatile("prefetcht1 %1" : "+r"(place) : "m"(*p));
+#else
+    __builtin_prefetch(p, 0, 2);
+    asm volatile("" : "+r"(place));
+#endif
+}
+
 // Six-bit scale j and minimum j of a q4_K or q5_K block, from the twelve bytes behind d and dmin.
 inline int k_scale(const uint8_t * s, int j) { return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4; }
 inline int k_minimum(const uint8_t * s, int j) { return j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4; }
