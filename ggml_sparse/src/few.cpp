@@ -64,7 +64,8 @@ class few_ffn {
     void prepare_x(const column & col, int64_t what) const;
     void prepare_hidden(column & col) const;
     void logits(const column & col, int64_t u, neuron_counts & counts) const;
-    void gate_up_unit(const column & col, int64_t u, neuron_counts & counts) const;
+    next_neurons next_at(const column & col, int64_t j0) const;
+    void         gate_up_unit(const column & col, int64_t u, neuron_counts & counts) const;
     void down(const column & col, int64_t u, neuron_counts & counts) const;
     void reduce(const column & col, int64_t u) const;
 
@@ -200,13 +201,33 @@ void few_ffn::logits(const column & col, int64_t u, neuron_counts & counts) cons
     counts.bytes_fc2 += static_cast<uint64_t>(n) * ggml_row_size(fc2_.type().type, j1 - j0);
 }
 
+// The first selected neurons from j0 on: of the next unit, whose mask may not be there yet.
+next_neurons few_ffn::next_at(const column & col, int64_t j0) const {
+    constexpr int64_t N_LOOK = 64;
+    uint8_t           local[N_LOOK];
+    const int64_t     n    = std::min(N_LOOK, n_ff_ - j0);
+    const uint8_t *   mask = predicted_ ? col.mask + j0 : nullptr;
+    if (by_unit_) {
+        select_by_logits(col.logits + j0, n_ff_, call_.ffn.threshold, 0, n, local);
+        mask = local;
+    }
+    next_neurons next;
+    for (int64_t k = 0; k < n && next.n < next_neurons::N; ++k) {
+        if (!mask || mask[k]) {
+            next.ids[next.n++] = static_cast<int32_t>(j0 + k);
+        }
+    }
+    return next;
+}
+
 void few_ffn::gate_up_unit(const column & col, int64_t u, neuron_counts & counts) const {
     const int64_t j0 = u * width_, j1 = std::min(n_ff_, j0 + width_);
     if (by_unit_) {
         select_by_logits(col.logits, n_ff_, call_.ffn.threshold, j0, j1, col.mask);
     }
     const uint8_t * mask = predicted_ ? col.mask : nullptr;
-    counts.add(gate_up(branches_, {col.first.get(col.x), col.second.get(col.x), mask, col.h, call_.profile}, j0, j1));
+    const next_neurons next = next_at(col, j1);
+    counts.add(gate_up(branches_, {col.first.get(col.x), col.second.get(col.x), mask, col.h, call_.profile}, j0, j1, next));
 }
 
 void few_ffn::down(const column & col, int64_t u, neuron_counts & counts) const {

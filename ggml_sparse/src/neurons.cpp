@@ -4,7 +4,7 @@
 
 namespace ggml_sparse {
 
-static constexpr int     N_AHEAD     = 2;   // rows prefetched ahead of the dot or axpy
+static constexpr int     N_AHEAD     = next_neurons::N; // rows prefetched ahead of a dot
 static constexpr int64_t N_CHUNK_MAX = 512; // neurons per unit of work
 
 bool first_is_up(const ggml_sparse_ffn & ffn) { // reglu: relu(gate) decides
@@ -29,13 +29,14 @@ struct row_list {
     int     n = 0;
     int32_t ids[N_CHUNK_MAX + 1]; // list_rows writes one entry behind the last
 
-    // Calls f(j, ahead): `ahead` is the row to bring to L2 meanwhile.
-    template <typename F> void each(const row_reader & rows, F && f) const {
+    // Calls f(j, ahead): `ahead` is the row to bring to L2 meanwhile; those of after(0), after(1), ... follow the last one.
+    template <typename A, typename F> void each(const row_reader & rows, A && after, F && f) const {
         for (int k = 0; k < std::min(N_AHEAD, n); ++k) {
             rows.prefetch(ids[k]);
         }
         for (int k = 0; k < n; ++k) {
-            f(ids[k], ids[std::min(k + N_AHEAD, n - 1)]);
+            const int next = k + N_AHEAD;
+            f(ids[k], next < n ? rows.row(ids[next]) : after(next - n));
         }
     }
 };
@@ -56,15 +57,24 @@ template <typename F> static void list_rows(row_list & list, int64_t j0, int64_t
 static void first_branch(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1, row_list & list) {
     std::fill(col.h + j0, col.h + j1, 0.0f);
     list_rows(list, j0, j1, [&](int64_t j) { return !col.mask || col.mask[j]; });
-    list.each(b.first, [&](int64_t j, int64_t ahead) { col.h[j] = relu(b.first.dot(j, col.first, ahead)); });
+    int        seen  = 0; // of the list, for after()
+    const auto after = [&](int) { // a neuron that needs its second branch: the first ones are known before the last ones
+        while (seen < list.n - N_AHEAD && col.h[list.ids[seen]] == 0.0f) {
+            ++seen;
+        }
+        const row_reader & next = b.has_second ? b.second : b.first;
+        return next.row(list.ids[std::min(seen++, list.n - 1)]);
+    };
+    list.each(b.first, after, [&](int64_t j, const uint8_t * ahead) { col.h[j] = relu(b.first.dot(j, col.first, ahead)); });
 }
 
 // Of the neurons in `list`, leaves those that need their second branch.
-static void second_branch(const branches & b, const gate_up_column & col, row_list & list) {
+static void second_branch(const branches & b, const gate_up_column & col, row_list & list, const next_neurons & next) {
     const row_list first = list;
     list.n               = 0;
     list_rows(list, first.n, [&](int64_t k) { return first.ids[k]; }, [&](int64_t j) { return b.every_row || col.h[j] != 0.0f; });
-    list.each(b.second, [&](int64_t j, int64_t ahead) {
+    const auto after = [&](int i) { return i < next.n ? b.first.row(next.ids[i]) : b.second.row(list.ids[list.n - 1]); };
+    list.each(b.second, after, [&](int64_t j, const uint8_t * ahead) {
         const float second = b.second.dot(j, col.second, ahead);
         float &     h      = col.h[j];
         h                  = h == 0.0f ? 0.0f : h * (b.relu_second ? relu(second) : second);
@@ -84,13 +94,13 @@ static void count_active(const gate_up_column & col, const row_list & list, neur
 
 int64_t gate_up_width(int64_t n_ff) { return std::clamp<int64_t>(n_ff / 32, N_GROUP, N_CHUNK_MAX); }
 
-neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1) {
+neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1, const next_neurons & next) {
     neuron_counts counts;
     row_list      list;
     first_branch(b, col, j0, j1, list);
     counts.first = static_cast<uint64_t>(list.n);
     if (b.has_second) {
-        second_branch(b, col, list);
+        second_branch(b, col, list, next);
         counts.second = static_cast<uint64_t>(list.n);
     }
     count_active(col, list, counts);

@@ -48,9 +48,18 @@ struct gate_up_column {
     uint64_t *      profile; // [n_ff], += 1 where the neuron is active; or null
 };
 
+// The first neurons of what the thread is likely to take next, for their rows to be fetched.
+struct next_neurons {
+    static constexpr int N = 3;
+
+    int     n = 0;
+    int32_t ids[N];
+};
+
 // A unit is some neighbouring neurons: few enough to balance threads.
-int64_t       gate_up_width(int64_t n_ff);
-neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1); // j1 - j0 <= width
+int64_t gate_up_width(int64_t n_ff);
+// j1 - j0 <= width
+neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1, const next_neurons & next = {});
 
 // Elements c0 .. c1 - 1, at a block's edge, of one piece's sum; acc points at c0 and is overwritten. Returns rows added.
 uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, const float * h, int64_t c0, int64_t c1, float * acc);

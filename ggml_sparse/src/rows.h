@@ -22,8 +22,9 @@ class row_reader {
     const tile_kernels & tiles() const { return *tiles_; }
     const uint8_t *      row(int64_t i) const { return data_ + static_cast<size_t>(i) * row_size_; }
 
-    // x is prepared for type() by x_prepare; meanwhile row `ahead` is brought to L2.
-    float dot(int64_t i, const void * x, int64_t ahead) const { return dot_(n_col_, row(i), x, row(ahead)); }
+    // x is prepared for type() by x_prepare; meanwhile row `ahead`, of this or a like matrix, is brought to L2.
+    float dot(int64_t i, const void * x, const uint8_t * ahead) const { return dot_(n_col_, row(i), x, ahead); }
+    float dot(int64_t i, const void * x, int64_t ahead) const { return dot(i, x, row(ahead)); }
     float dot(int64_t i, const void * x) const { return dot(i, x, i); }
 
     // The axpys are for rows in ggml's layout.
