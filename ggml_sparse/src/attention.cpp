@@ -168,12 +168,11 @@ class attention {
         return {x, begin, int(std::min(STRIP, rows.end - begin))};
     }
 
-    // Head h's rows of a strip as the kernels take them, with its share of the strip that follows: where heads lie side by side
-    // a part of it that is contiguous.
+    // Head h's rows of a strip as the kernels take them, with its share of the strip that follows where that has no gaps.
     attention_rows rows_of(const tile & t, const strip & here, const strip & next, int64_t h) const {
-        const bool      together = next.x.token == next.x.head * size_t(t.n_head_kv);
-        const uint8_t * ahead    = row_of(next.x, t, next.begin, 0) + size_t(h) * next.x.head * size_t(together ? here.n : 1);
-        return {row_of(here.x, t, here.begin, h), here.x.token, ahead, together ? next.x.head : next.x.token};
+        const uint8_t * rows   = row_of(here.x, t, here.begin, h);
+        const bool      no_gap = next.x.token == next.x.head * size_t(t.n_head_kv);
+        return {rows, here.x.token, no_gap ? row_of(next.x, t, next.begin, 0) + size_t(h * here.n) * next.x.head : rows};
     }
 
     // Calls f(head, rows, how many, where in the block) with all rows, strip by strip; `after` comes behind the last one.
@@ -195,7 +194,7 @@ class attention {
         }
         type.widen(rows, n_row, d, wide);
         const auto * data = reinterpret_cast<const uint8_t *>(wide);
-        rows              = {data, size_t(d) * sizeof(float), data, size_t(d) * sizeof(float)};
+        rows              = {data, size_t(d) * sizeof(float), data};
         return kernels.f32;
     }
 

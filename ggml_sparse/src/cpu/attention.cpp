@@ -19,13 +19,11 @@ inline int smaller(int a, int b) { return a < b ? a : b; }
 
 inline int queries_at_once(int left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
-// Bytes [b0, b1) of the piece that goes with row i; calls in order fetch each line once. A few lines at a time: a burst takes
-// the buffers that loads need. Inlined at once, or gcc takes a function that only prefetches for one without effect and drops
-// the calls.
-__attribute__((always_inline)) inline void prefetch_ahead(const attention_rows & rows, int i, size_t b0, size_t b1) {
-    const uint8_t * piece = rows.ahead + static_cast<size_t>(i) * rows.ahead_stride;
+// Bytes [b0, b1) of what is wanted soon; calls in order fetch each line once. A few lines at a time: a burst takes the buffers
+// that loads need. Inlined at once, or gcc takes a function that only prefetches for one without effect and drops the calls.
+__attribute__((always_inline)) inline void prefetch_ahead(const attention_rows & rows, size_t b0, size_t b1) {
     for (size_t b = (b0 + 63) / 64 * 64; b < b1; b += 64) {
-        __builtin_prefetch(piece + b, 0, 3);
+        __builtin_prefetch(rows.ahead + b, 0, 3);
     }
 }
 
@@ -34,7 +32,7 @@ __attribute__((always_inline)) inline void prefetch_ahead(const attention_rows &
 template <typename row> void widen(const attention_rows & rows, int n_row, int64_t d, float * out) {
     for (int r = 0; r < n_row; ++r) {
         const auto * w = row_at<row>(rows, r);
-        prefetch_ahead(rows, r, 0, static_cast<size_t>(d) * sizeof(*w));
+        prefetch_ahead(rows, static_cast<size_t>(r * d) * sizeof(*w), static_cast<size_t>((r + 1) * d) * sizeof(*w));
         for (int64_t i = 0; i < d; i += W) {
             vf_store(out + r * d + i, row::load(w + i));
         }
@@ -46,7 +44,7 @@ constexpr int64_t Q8_BLOCK = 32, Q8_BYTES = 34; // f16 d, int8 [32]
 void widen_q8_0(const attention_rows & rows, int n_row, int64_t d, float * out) {
     for (int r = 0; r < n_row; ++r) {
         const uint8_t * w = rows.data + static_cast<size_t>(r) * rows.stride;
-        prefetch_ahead(rows, r, 0, static_cast<size_t>(d / Q8_BLOCK * Q8_BYTES));
+        prefetch_ahead(rows, static_cast<size_t>(r * d / Q8_BLOCK * Q8_BYTES), static_cast<size_t>((r + 1) * d / Q8_BLOCK * Q8_BYTES));
         for (int64_t b = 0; b < d; b += Q8_BLOCK, w += Q8_BYTES) {
             const vf scale = vf_set1(load_half(w));
             for (int64_t i = 0; i < Q8_BLOCK; i += W) {
@@ -70,17 +68,12 @@ template <typename row, int NQ> void dots_n(const attention_rows & rows, int n_r
         for (int i = 0; i < W; ++i) {
             acc[i] = vf_set1(0);
         }
-        const uint8_t * ahead = rows.ahead + static_cast<size_t>(r) * rows.ahead_stride;
         for (int64_t c = 0; c < d; c += W) {
             vf v[NR];
             for (int i = 0; i < NR; ++i) {
                 v[i] = row::load(w[i] + c);
-                // neighbours in turn, where a vector is less than a line
-                const size_t at = static_cast<size_t>(c) * sizeof(*w[0]);
-                if ((at + static_cast<size_t>(i) * W * sizeof(*w[0])) % 64 == 0) {
-                    __builtin_prefetch(ahead + static_cast<size_t>(i) * rows.ahead_stride + at, 0, 3);
-                }
             }
+            prefetch_ahead(rows, static_cast<size_t>(r * d + c * NR) * sizeof(*w[0]), static_cast<size_t>(r * d + (c + W) * NR) * sizeof(*w[0]));
             for (int k = 0; k < NQ; ++k) {
                 const vf x = vf_load(q + k * d + c);
                 for (int i = 0; i < NR; ++i) {
@@ -98,7 +91,7 @@ template <typename row, int NQ> void dots_n(const attention_rows & rows, int n_r
 
 template <typename row> void dots(const attention_rows & rows, int n_row, int64_t d, const float * q, int n_q, float * scores) {
     attention_rows w = rows;
-    for (int k = 0, n; k < n_q; k += n, w.ahead = w.data, w.ahead_stride = w.stride) {
+    for (int k = 0, n; k < n_q; k += n, w.ahead = w.data) {
         n         = queries_at_once(n_q - k);
         auto some = n == 4 ? dots_n<row, 4> : n == 2 ? dots_n<row, 2> : dots_n<row, 1>;
         some(w, n_row, d, q + k * d, scores + k * ATTENTION_BLOCK);
@@ -167,6 +160,7 @@ float weigh(float * scores, int n_row, const uint16_t * mask, float scale, float
 // Rows [r0, r1) into columns c .. c + ND * W - 1.
 template <typename row, int NQ, int ND>
 void add_columns(const attention_rows & rows, int r0, int r1, int64_t d, int64_t c, const float * weights, float * acc) {
+    const int64_t at = r0 * d + c * (r1 - r0); // of elements, how many have been added
     vf sum[NQ][ND];
     for (int k = 0; k < NQ; ++k) {
         for (int i = 0; i < ND; ++i) {
@@ -176,7 +170,7 @@ void add_columns(const attention_rows & rows, int r0, int r1, int64_t d, int64_t
     for (int r = r0; r < r1; ++r) {
         const auto * w = row_at<row>(rows, r) + c;
         vf           v[ND];
-        prefetch_ahead(rows, r, static_cast<size_t>(c) * sizeof(*w), static_cast<size_t>(c + ND * W) * sizeof(*w));
+        prefetch_ahead(rows, static_cast<size_t>(at + (r - r0) * ND * W) * sizeof(*w), static_cast<size_t>(at + (r - r0 + 1) * ND * W) * sizeof(*w));
         for (int i = 0; i < ND; ++i) {
             v[i] = row::load(w + i * W);
         }
@@ -210,7 +204,7 @@ template <typename row, int NQ> void add_n(const attention_rows & rows, int n_ro
 
 template <typename row> void add(const attention_rows & rows, int n_row, int64_t d, const float * weights, int n_q, float * acc) {
     attention_rows w = rows;
-    for (int k = 0, n; k < n_q; k += n, w.ahead = w.data, w.ahead_stride = w.stride) {
+    for (int k = 0, n; k < n_q; k += n, w.ahead = w.data) {
         n         = queries_at_once(n_q - k);
         auto some = n == 4 ? add_n<row, 4> : n == 2 ? add_n<row, 2> : add_n<row, 1>;
         some(w, n_row, d, weights + k * ATTENTION_BLOCK, acc + k * d);

@@ -21,9 +21,8 @@ constexpr int ATTENTION_REUSE = 4;  // above so many queries widened rows are re
 
 struct attention_rows { // of one KV head
     const uint8_t * data;
-    size_t          stride;       // bytes
-    const uint8_t * ahead;        // as many pieces as long as a row that are wanted soon: any that can be read will do
-    size_t          ahead_stride; // bytes
+    size_t          stride; // bytes
+    const uint8_t * ahead;  // as many bytes as the rows have, wanted soon: any that can be read will do
 };
 
 struct attention_type { // how rows of one type are read

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..bandwidth import BandwidthProbe
-from .engine import Engine, load_time
+from .engine import Counters, Engine, load_time
 from .machine import FileInfo
 from .opponent import ROOFLINE, Opponent
 from .plan import Settings, Test, Work
@@ -17,6 +18,9 @@ from .ratio import Ratio, paired
 from .record import Record, Run, kv_bytes
 
 STOCK = "llama.cpp"
+STEADY = 1.2  # how far the memory's speeds around the turns of a round may lie apart, as a factor
+SETTLE = 0.03  # seconds: threads of OpenMP look for work that long after a turn, in another contender's time
+ROUND_TRIES = 8  # then the round counts all the same
 
 Note = Callable[[str], None]
 Advance = Callable[[str, int, int], None]  # label, turns done, turns in all
@@ -161,6 +165,12 @@ def _all_turns(test: Test, bandwidths: list[float]) -> list[Work]:
     return [turns[i % len(turns)] for i in range(len(bandwidths))]
 
 
+@dataclass(frozen=True)
+class _Turn:
+    ns: int
+    counters: Counters
+
+
 class _Rounds:
     """One test: every turn is taken by every contender before the next one begins."""
 
@@ -189,20 +199,35 @@ class _Rounds:
     def _repetition(self) -> None:
         spent = dict.fromkeys(self._runs, 0)
         for work in self._test.turns():
-            if self._test.one_by_one:
-                self._bandwidths.append(self._probe.measure(self._settings.n_threads))
-            for name in self._runner.shuffled(list(self._runs)):
-                ns = self._turn(name, work)
-                self._runs[name].turns_ns.append(ns)
-                spent[name] += ns
+            for name, turn in self._round(work).items():
+                run = self._runs[name]
+                run.turns_ns.append(turn.ns)
+                run.counters += turn.counters
+                spent[name] += turn.ns
                 self._runner.step(self._test, name)
         for name, ns in spent.items():
             self._runs[name].repetitions_ns.append(ns)
 
-    def _turn(self, name: str, work: Work) -> int:
+    def _round(self, work: Work) -> dict[str, _Turn]:
+        """Everybody's turn. Decoding is measured against the memory's speed, so a round in which that changes counts not."""
+        if not self._test.one_by_one:
+            return {name: self._turn(name, work) for name in self._runner.shuffled(list(self._runs))}
+        for _ in range(ROUND_TRIES):
+            turns, speeds = {}, [self._speed()]
+            for name in self._runner.shuffled(list(self._runs)):
+                turns[name] = self._turn(name, work)
+                speeds.append(self._speed())
+            if max(speeds) <= STEADY * min(speeds):
+                break
+        self._bandwidths.append(statistics.median(speeds))
+        return turns
+
+    def _speed(self) -> float:
+        time.sleep(SETTLE)
+        return self._probe.measure(self._settings.n_threads)
+
+    def _turn(self, name: str, work: Work) -> _Turn:
         if name == STOCK:
             assert self._runner.opponent
-            return self._runner.opponent.run(work, self._test.n_seq)
-        ns, counters = self._engine.run(work, name)
-        self._runs[name].counters += counters
-        return ns
+            return _Turn(self._runner.opponent.run(work, self._test.n_seq), Counters())
+        return _Turn(*self._engine.run(work, name))
