@@ -55,12 +55,12 @@ class Goal:
 
 
 COMMANDS = {
-    "decode": "7b-q4_0.gguf -p 0 -n 16 -r 3 --against llama.cpp",
-    "depth": "7b-q4_0.gguf -p 0 -n 8 -d 4096 -r 3 --against llama.cpp",
-    "experts": "8x7b10-q4_0.gguf -p 0 -n 16 -r 3 --against llama.cpp",
-    "q4_k": "7b-q4_k.gguf -p 0 -n 16 -r 3 --against llama.cpp",
-    "q8_0": "7b16-q8_0.gguf -p 0 -n 16 -r 3 --against llama.cpp",
-    "batch": "7b8-q4_0.gguf -p 0 -n 8 -npl 4,8 -r 3 --mode predicted --against llama.cpp",
+    "decode": "7b-q4_0.gguf -p 0 -n 16 -r 8 --against llama.cpp",
+    "depth": "7b-q4_0.gguf -p 0 -n 8 -d 4096 -r 12 --against llama.cpp",
+    "experts": "8x7b10-q4_0.gguf -p 0 -n 16 -r 8 --against llama.cpp",
+    "q4_k": "7b-q4_k.gguf -p 0 -n 16 -r 8 --against llama.cpp",
+    "q8_0": "7b16-q8_0.gguf -p 0 -n 16 -r 8 --against llama.cpp",
+    "batch": "7b8-q4_0.gguf -p 0 -n 8 -npl 4,8 -r 5 --mode predicted --against llama.cpp",
     "prefill": "7b8-q4_0.gguf -p 512 -n 0 -r 5 --against llama.cpp",
     "load": "7b-q4_0.gguf -p 0 -n 0 --load -r 5",
 }
