@@ -155,6 +155,7 @@ def test_several_sequences(twins: Path, tmp_path: Path) -> None:
         (["-p", "0", "-n", "0"], 2, "nothing to run"),
         (["--mode", "fast"], 2, "--mode takes a list"),
         (["-ctv", "f32"], 2, "one type"),
+        (["--bandwidth", "60-40"], 2, "--bandwidth does not take"),
         (["--out", "/nonexistent/x.json"], 4, "cannot be written"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..bandwidth import BandwidthProbe
+from ..errors import ArgumentError
 from .engine import Counters, Engine, load_time
 from .machine import FileInfo
 from .opponent import ROOFLINE, Opponent
@@ -21,9 +23,33 @@ STOCK = "llama.cpp"
 STEADY = 1.2  # how far the memory's speeds around the turns of a round may lie apart, as a factor
 SETTLE = 0.03  # seconds: threads of OpenMP look for work that long after a turn, in another contender's time
 ROUND_TRIES = 8  # then the round counts all the same
+WAIT = 1.0  # seconds between two looks at the memory while it is outside of a Window
+PATIENCE = 600.0  # seconds that one round may wait for it
 
 Note = Callable[[str], None]
 Advance = Callable[[str, int, int], None]  # label, turns done, turns in all
+
+
+@dataclass(frozen=True)
+class Window:
+    """Speeds of the memory, bytes per second, at which rounds count."""
+
+    low: float
+    high: float
+
+    def holds(self, speeds: Sequence[float]) -> bool:
+        """Are all of `speeds` in it?"""
+        return self.low <= min(speeds) and max(speeds) <= self.high
+
+    def require_patience(self, begin: float, speed: float) -> None:
+        """Raises ArgumentError when the wait that began at `begin` (time.monotonic) has been long enough."""
+        if time.monotonic() - begin > PATIENCE:
+            raise ArgumentError(
+                f"The memory has not read at the speed of --bandwidth for {PATIENCE / 60:.0f} minutes.",
+                where="--bandwidth",
+                expected=f"{self.low / 1e9:g} to {self.high / 1e9:g} GB/s",
+                found=f"{speed / 1e9:.1f} GB/s at last",
+            )
 
 
 @dataclass(frozen=True)
@@ -37,6 +63,7 @@ class Job:
         baseline: the dense twin for stock llama.cpp, None = no comparison.
         buffers: the twin's buffer type, None = the fastest.
         memory: where our weights lie, as Model has it.
+        window: rounds of one-token decode count only at these speeds of the memory; None = at any steady one.
     """
 
     file: Path
@@ -48,6 +75,7 @@ class Job:
     baseline: Path | None = None
     buffers: str | None = None
     memory: str = "auto"
+    window: Window | None = None
 
 
 class Runner:
@@ -171,6 +199,11 @@ class _Turn:
     counters: Counters
 
 
+def is_steady(speeds: Sequence[float]) -> bool:
+    """Was it one state of the memory?"""
+    return max(speeds) <= STEADY * min(speeds)
+
+
 class _Rounds:
     """One test: every turn is taken by every contender before the next one begins."""
 
@@ -209,15 +242,20 @@ class _Rounds:
             self._runs[name].repetitions_ns.append(ns)
 
     def _round(self, work: Work) -> dict[str, _Turn]:
-        """Everybody's turn. Decoding is measured against the memory's speed, so a round in which that changes counts not."""
+        """Everybody's turn. Decode is measured against the memory: a round in which its speed changes is repeated."""
         if not self._test.one_by_one:
             return {name: self._turn(name, work) for name in self._runner.shuffled(list(self._runs))}
-        for _ in range(ROUND_TRIES):
-            turns, speeds = {}, [self._speed()]
+        window, begin = self._runner.job.window, time.monotonic()
+        for attempt in itertools.count(1):
+            speeds, turns = [self._speed()], {}
+            if window and not window.holds(speeds):
+                window.require_patience(begin, speeds[0])
+                time.sleep(WAIT)
+                continue
             for name in self._runner.shuffled(list(self._runs)):
                 turns[name] = self._turn(name, work)
                 speeds.append(self._speed())
-            if max(speeds) <= STEADY * min(speeds):
+            if window.holds(speeds) if window else is_steady(speeds) or attempt == ROUND_TRIES:
                 break
         self._bandwidths.append(statistics.median(speeds))
         return turns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from . import options
 if TYPE_CHECKING:
     from ..bench.output import Row
     from ..bench.plan import Settings, Test
-    from ..bench.runner import Job
+    from ..bench.runner import Job, Window
 
 MODES = tuple(mode for mode in get_args(Mode) if mode != "reference")  # which is slow on purpose
 Format = Literal["md", "csv", "json", "jsonl", "sql"]
@@ -63,6 +64,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            "--bandwidth",
+            metavar="LOW-HIGH",
+            help="Time one-token decode only while the memory reads at so many GB/s. [default: any steady speed]",
+            show_default=False,
+        ),
+    ] = None,
     form: Annotated[Format, typer.Option("-o", "--output", help="Format of the results.")] = "md",
     form_stderr: Annotated[
         Format | None, typer.Option("-oe", help="Also print to standard error, in this format.")
@@ -83,6 +93,9 @@ def command(
     own and takes turns with us. Each of our rows then has `ratio`, its time over ours, and the 95 %
     interval of it. The opponent is its fastest buffer type; where that stays below 85 % of
     the measured bandwidth in decoding, dense bytes over bandwidth is the opponent instead.
+
+    Decode is measured against the memory's speed, so a round in which that changes is taken again.
+    Where it has several states, as on a virtual machine that is moved about, --bandwidth 35-55 asks for one.
     """
     from ..bench import output, plan
     from ..model import silence_host
@@ -93,6 +106,7 @@ def command(
     counts = [
         plan.numbers(*given) for given in ((n_prompt, "-p"), (n_gen, "-n"), (n_depth, "-d"), (n_parallel, "-npl"))
     ]
+    window = _window(bandwidth) if bandwidth else None
     tests = plan.plan(counts[0], counts[1], pairs, counts[2], counts[3], load)
     chosen = plan.words(modes, MODES, "--mode") if modes else None
     if out is not None:
@@ -100,7 +114,7 @@ def command(
     rows: list[Row] = []
     for file in files:
         twin = _twin(file, baseline) if against or baseline else None
-        job = _job(file, settings, tests, chosen, repetitions, not no_warmup, twin, baseline_buffer, memory)
+        job = _job(file, settings, tests, chosen, repetitions, not no_warmup, twin, baseline_buffer, memory, window)
         for found in _run(job):
             rows += found
             if form == "jsonl" and out is None:  # the one format whose lines stand for themselves
@@ -131,6 +145,22 @@ def _settings(
     return [Settings(t, b, ub, fa, k, v) for t, b, ub, fa, k in found for v in values or [k]]
 
 
+def _window(text: str) -> Window:
+    from ..bench.runner import Window
+    from ..errors import ArgumentError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)", text)
+    low, high = (float(group) * 1e9 for group in match.groups()) if match else (0.0, 0.0)
+    if low >= high:
+        raise ArgumentError(
+            f"--bandwidth does not take {text!r}.",
+            where="--bandwidth",
+            expected="LOW-HIGH in GB/s, such as 35-55",
+            found=text,
+        )
+    return Window(low, high)
+
+
 def _twin(file: Path, baseline: Path | None) -> Path:
     from ..errors import FileError
 
@@ -156,6 +186,7 @@ def _job(
     twin: Path | None,
     buffers: str | None,
     memory: str,
+    window: Window | None,
 ) -> Job:
     from ..bench.runner import Job
     from ..model import Model
@@ -163,7 +194,7 @@ def _job(
     if modes is None:
         with Model(file, n_ctx=64, n_threads=1) as model:
             modes = ["exact", "predicted"] if model.info.has_predictor else ["exact"]
-    return Job(file, settings, tests, modes, repetitions, warm_up, twin, buffers, memory)
+    return Job(file, settings, tests, modes, repetitions, warm_up, twin, buffers, memory, window)
 
 
 def _run(job: Job) -> Iterator[list[Row]]:
