@@ -16,15 +16,16 @@ from bench import regress
 
 PASSES = 5
 FILE = "ggml_sparse/src/rows.h"
-DOT = "    float dot(int64_t i, const void * x, const uint8_t * ahead) const { return dot_(n_col_, row(i), x, ahead); }\n"
-SLOWER = """\
-    float dot(int64_t i, const void * x, const uint8_t * ahead) const {
-        if (i % 20 < 3) {
+HEAD = "    float dot(int64_t i, const void * x, const uint8_t * ahead) const {"
+DOT = HEAD + " return dot_(n_col_, row(i), x, ahead); }\n"
+SLOWER = f"""\
+{HEAD}
+        if (i % 20 < 3) {{
             volatile float again = dot_(n_col_, row(i), x, row(i));
             (void) again;
-        }
+        }}
         return dot_(n_col_, row(i), x, ahead);
-    }
+    }}
 """
 
 

@@ -15,7 +15,7 @@ namespace ggml_sparse {
 
 static constexpr int64_t  TILE_QUERIES     = 32; // that share a widened block, if a head's group is not larger
 static constexpr int64_t  UNITS_PER_THREAD = 4;
-static constexpr int64_t  STRIP            = 16; // rows, see attention::strip; a multiple of ATTENTION_ALIGN
+static constexpr int64_t  STRIP            = 16;     // rows, see attention::strip; a multiple of ATTENTION_ALIGN
 static constexpr uint16_t MASKED           = 0xfc00; // -inf in F16
 
 static const attention_type * type_of(const attention_kernels & kernels, int32_t type) {
@@ -176,8 +176,7 @@ class attention {
     }
 
     // Calls f(head, rows, how many, where in the block) with all rows, strip by strip; `after` comes behind the last one.
-    template <typename F>
-    void each_strip(const tile & t, const attention_tensor & x, span rows, const strip & after, F && f) const {
+    template <typename F> void each_strip(const tile & t, const attention_tensor & x, span rows, const strip & after, F && f) const {
         for (int64_t i = 0; i * STRIP < rows.end - rows.begin; ++i) {
             const strip here = strip_at(x, rows, i), next = strip_at(x, rows, i + 1);
             for (int64_t h = 0; h < t.n_head_kv; ++h) {

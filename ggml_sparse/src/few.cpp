@@ -61,13 +61,13 @@ class few_ffn {
   private:
     void lay_out_predictor(column & col, carver & c) const;
 
-    void prepare_x(const column & col, int64_t what) const;
-    void prepare_hidden(column & col) const;
-    void logits(const column & col, int64_t u, neuron_counts & counts) const;
+    void         prepare_x(const column & col, int64_t what) const;
+    void         prepare_hidden(column & col) const;
+    void         logits(const column & col, int64_t u, neuron_counts & counts) const;
     next_neurons next_at(const column & col, int64_t j0) const;
     void         gate_up_unit(const column & col, int64_t u, neuron_counts & counts) const;
-    void down(const column & col, int64_t u, neuron_counts & counts) const;
-    void reduce(const column & col, int64_t u) const;
+    void         down(const column & col, int64_t u, neuron_counts & counts) const;
+    void         reduce(const column & col, int64_t u) const;
 
     const ffn_call        call_;
     const ggml_sparse_isa isa_;
@@ -225,7 +225,7 @@ void few_ffn::gate_up_unit(const column & col, int64_t u, neuron_counts & counts
     if (by_unit_) {
         select_by_logits(col.logits, n_ff_, call_.ffn.threshold, j0, j1, col.mask);
     }
-    const uint8_t * mask = predicted_ ? col.mask : nullptr;
+    const uint8_t *    mask = predicted_ ? col.mask : nullptr;
     const next_neurons next = next_at(col, j1);
     counts.add(gate_up(branches_, {col.first.get(col.x), col.second.get(col.x), mask, col.h, call_.profile}, j0, j1, next));
 }

@@ -5,7 +5,7 @@
 namespace ggml_sparse {
 
 static constexpr int     N_AHEAD     = next_neurons::N; // rows prefetched ahead of a dot
-static constexpr int64_t N_CHUNK_MAX = 512; // neurons per unit of work
+static constexpr int64_t N_CHUNK_MAX = 512;             // neurons per unit of work
 
 bool first_is_up(const ggml_sparse_ffn & ffn) { // reglu: relu(gate) decides
     return ffn.activation == GGML_SPARSE_RELU || (ffn.activation == GGML_SPARSE_DRELU && ffn.first_branch == 1);
@@ -57,7 +57,7 @@ template <typename F> static void list_rows(row_list & list, int64_t j0, int64_t
 static void first_branch(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1, row_list & list) {
     std::fill(col.h + j0, col.h + j1, 0.0f);
     list_rows(list, j0, j1, [&](int64_t j) { return !col.mask || col.mask[j]; });
-    int        seen  = 0; // of the list, for after()
+    int        seen  = 0;         // of the list, for after()
     const auto after = [&](int) { // a neuron that needs its second branch: the first ones are known before the last ones
         while (seen < list.n - N_AHEAD && col.h[list.ids[seen]] == 0.0f) {
             ++seen;
@@ -129,10 +129,10 @@ template <typename W> class piece_reader {
 };
 
 uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, const float * h, int64_t c0, int64_t c1, float * acc) {
-    constexpr int  N_LIST = N_CHUNK_MAX - 2 * N_GROUP; // list_rows writes one entry behind the last
-    const auto     wanted = [=](int64_t j) { return every_row || h[j] != 0.0f; };
-    piece_reader   here(down_t.n_row(), piece, h, wanted), next(down_t.n_row(), piece + 1, h, wanted);
-    uint64_t       n_rows = 0;
+    constexpr int N_LIST = N_CHUNK_MAX - 2 * N_GROUP; // list_rows writes one entry behind the last
+    const auto    wanted = [=](int64_t j) { return every_row || h[j] != 0.0f; };
+    piece_reader  here(down_t.n_row(), piece, h, wanted), next(down_t.n_row(), piece + 1, h, wanted);
+    uint64_t      n_rows = 0;
     std::fill(acc, acc + (c1 - c0), 0.0f);
     while (!here.done()) {
         row_list list;

@@ -73,7 +73,8 @@ template <typename row, int NQ> void dots_n(const attention_rows & rows, int n_r
             for (int i = 0; i < NR; ++i) {
                 v[i] = row::load(w[i] + c);
             }
-            prefetch_ahead(rows, static_cast<size_t>(r * d + c * NR) * sizeof(*w[0]), static_cast<size_t>(r * d + (c + W) * NR) * sizeof(*w[0]));
+            prefetch_ahead(rows, static_cast<size_t>(r * d + c * NR) * sizeof(*w[0]),
+                           static_cast<size_t>(r * d + (c + W) * NR) * sizeof(*w[0]));
             for (int k = 0; k < NQ; ++k) {
                 const vf x = vf_load(q + k * d + c);
                 for (int i = 0; i < NR; ++i) {
@@ -161,7 +162,7 @@ float weigh(float * scores, int n_row, const uint16_t * mask, float scale, float
 template <typename row, int NQ, int ND>
 void add_columns(const attention_rows & rows, int r0, int r1, int64_t d, int64_t c, const float * weights, float * acc) {
     const int64_t at = r0 * d + c * (r1 - r0); // of elements, how many have been added
-    vf sum[NQ][ND];
+    vf            sum[NQ][ND];
     for (int k = 0; k < NQ; ++k) {
         for (int i = 0; i < ND; ++i) {
             sum[k][i] = vf_load(acc + k * d + c + i * W);
@@ -170,7 +171,8 @@ void add_columns(const attention_rows & rows, int r0, int r1, int64_t d, int64_t
     for (int r = r0; r < r1; ++r) {
         const auto * w = row_at<row>(rows, r) + c;
         vf           v[ND];
-        prefetch_ahead(rows, static_cast<size_t>(at + (r - r0) * ND * W) * sizeof(*w), static_cast<size_t>(at + (r - r0 + 1) * ND * W) * sizeof(*w));
+        prefetch_ahead(rows, static_cast<size_t>(at + (r - r0) * ND * W) * sizeof(*w),
+                       static_cast<size_t>(at + (r - r0 + 1) * ND * W) * sizeof(*w));
         for (int i = 0; i < ND; ++i) {
             v[i] = row::load(w + i * W);
         }
@@ -192,7 +194,7 @@ template <typename row, int NQ> void add_n(const attention_rows & rows, int n_ro
     constexpr int ND = W == 8 ? 2 : 4; // sums that the registers hold
     for (int r0 = 0; r0 < n_row; r0 += SUB_BLOCK) {
         const int r1 = smaller(r0 + SUB_BLOCK, n_row);
-        int64_t c = 0;
+        int64_t   c  = 0;
         for (; c + ND * W <= d; c += ND * W) {
             add_columns<row, NQ, ND>(rows, r0, r1, d, c, weights, acc);
         }
