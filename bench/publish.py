@@ -3,6 +3,7 @@
 python -m bench.publish --models DIR ID...             measure; DIR has the files that RECIPES names
 python -m bench.publish --models DIR --again ID...     measure again, and say whether the ratios agree
 python -m bench.publish --table                        write the table of bench/results/README.md again
+python -m bench.publish --models DIR --into slow --extra "--bandwidth 38-55" ID...   a folder of its own
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def run(words: list[str], models: Path) -> tuple[list[dict[str, Any]], list[str]
     return rows, notes
 
 
-def measure(name: str, models: Path, extra: list[str]) -> None:
+def measure(name: str, models: Path, extra: list[str], folder: Path) -> None:
     """Run one command and store its rows, with what is needed to repeat it."""
     words = [*COMMANDS[name].split(), *extra]
     rows, notes = run(words, models)
@@ -111,7 +112,8 @@ def measure(name: str, models: Path, extra: list[str]) -> None:
         f"commit: {machine.commit()}",
         *notes,
     ]
-    write_file(RESULTS / f"{name}.csv", "".join(f"# {line}\n" for line in head) + render(rows, "csv"))
+    folder.mkdir(exist_ok=True)
+    write_file(folder / f"{name}.csv", "".join(f"# {line}\n" for line in head) + render(rows, "csv"))
 
 
 def compare(name: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -206,6 +208,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="directory of the files")
     parser.add_argument("--again", action="store_true", help="store nothing; exit code 1 when a ratio differs")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--into", type=Path, default=Path(), help="folder in bench/results")
     parser.add_argument("--extra", default="", help="more options for turbosparse bench")
     given = parser.parse_args()
     if given.again:
@@ -213,7 +216,7 @@ def main() -> None:
         print("\n".join(lines))
         raise SystemExit(any("DIFFER" in line for line in lines))
     for name in given.ids:
-        measure(name, given.models, given.extra.split())
+        measure(name, given.models, given.extra.split(), RESULTS / given.into)
     if given.table:
         path = RESULTS / "README.md"
         text = path.read_text(encoding="utf-8")
