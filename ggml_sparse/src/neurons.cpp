@@ -129,7 +129,7 @@ template <typename W> class piece_reader {
 };
 
 uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, const float * h, int64_t c0, int64_t c1, float * acc) {
-    constexpr int N_LIST = N_CHUNK_MAX - 2 * N_GROUP; // list_rows writes one entry behind the last
+    constexpr int N_LIST = N_CHUNK_MAX - 4 * N_GROUP; // either piece may go a group beyond what it is asked for
     const auto    wanted = [=](int64_t j) { return every_row || h[j] != 0.0f; };
     piece_reader  here(down_t.n_row(), piece, h, wanted), next(down_t.n_row(), piece + 1, h, wanted);
     uint64_t      n_rows = 0;

@@ -161,11 +161,14 @@ def test_many_threads_share_wide_rows(type: str, n_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_order_of_the_sum(isa: ops.Isa) -> None:
+@pytest.mark.parametrize(
+    ("n_ff", "shift"), [(1000, 0.0), (7808, 2.2)]
+)  # half of them; nearly all, what a list just holds
+def test_order_of_the_sum(n_ff: int, shift: float, isa: ops.Isa) -> None:
     """Piece (j / 16) % 16, ascending j, one FMA per element, pieces added in order from +0."""
     rng = np.random.default_rng(9)
-    n_ff, n_embd = 1000, 64
-    h = np.maximum(floats(rng, n_ff), 0)
+    n_embd = 64
+    h = np.maximum(floats(rng, n_ff) + np.float32(shift), 0)
     up = np.zeros((n_ff, n_embd), np.float32)
     up[:, 0] = h
     x = np.zeros((1, n_embd), np.float32)
