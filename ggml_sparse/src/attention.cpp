@@ -15,8 +15,8 @@ namespace ggml_sparse {
 
 static constexpr int64_t  TILE_QUERIES     = 32; // that share a widened block, if a head's group is not larger
 static constexpr int64_t  UNITS_PER_THREAD = 4;
-static constexpr int64_t  STRIP            = 16;     // rows, see attention::strip; a multiple of ATTENTION_ALIGN
-static constexpr uint16_t MASKED           = 0xfc00; // -inf in F16
+static constexpr int64_t  STRIP_BYTES      = 128 << 10; // see attention::strip; with the one fetched meanwhile they fit any L2
+static constexpr uint16_t MASKED           = 0xfc00;    // -inf in F16
 
 static const attention_type * type_of(const attention_kernels & kernels, int32_t type) {
     switch (type) {
@@ -88,8 +88,8 @@ class attention {
 
     scratch carve(carver & space, int64_t n_q) const {
         scratch s;
-        s.k      = space.take<float>(size_t(STRIP * w.d_k));
-        s.v      = space.take<float>(size_t(STRIP * w.d_v));
+        s.k      = space.take<float>(size_t(ATTENTION_ALIGN * w.d_k));
+        s.v      = space.take<float>(size_t(ATTENTION_ALIGN * w.d_v));
         s.q      = space.take<float>(size_t(n_q * w.d_k));
         s.scores = space.take<float>(size_t(n_q * ATTENTION_BLOCK));
         s.part   = running::carve(space, n_q, w.d_v);
@@ -163,9 +163,13 @@ class attention {
         int64_t                  begin;
         int                      n;
     };
-    static strip strip_at(const attention_tensor & x, span rows, int64_t i) {
-        const int64_t begin = rows.begin + i * STRIP;
-        return {x, begin, int(std::min(STRIP, rows.end - begin))};
+    // Many small ones, should they be widened: F32 rows stay in L1.
+    int64_t strip_rows(const tile & t, const attention_tensor & x, const attention_type & type) const {
+        const int64_t n = STRIP_BYTES / std::max<int64_t>(1, int64_t(x.head) * t.n_head_kv) / ATTENTION_ALIGN * ATTENTION_ALIGN;
+        return widens(type, queries_per_head(t)) ? ATTENTION_ALIGN : std::clamp<int64_t>(n, ATTENTION_ALIGN, ATTENTION_BLOCK);
+    }
+    static strip strip_at(const attention_tensor & x, span rows, int64_t at, int64_t n) {
+        return {x, rows.begin + at, int(std::min(n, rows.end - rows.begin - at))};
     }
 
     // Head h's rows of a strip as the kernels take them, with its share of the strip that follows where that has no gaps.
@@ -176,19 +180,23 @@ class attention {
     }
 
     // Calls f(head, rows, how many, where in the block) with all rows, strip by strip; `after` comes behind the last one.
-    template <typename F> void each_strip(const tile & t, const attention_tensor & x, span rows, const strip & after, F && f) const {
-        for (int64_t i = 0; i * STRIP < rows.end - rows.begin; ++i) {
-            const strip here = strip_at(x, rows, i), next = strip_at(x, rows, i + 1);
+    template <typename F>
+    void each_strip(const tile & t, const attention_tensor & x, const attention_type & type, span rows, const strip & after, F && f) const {
+        const int64_t n = strip_rows(t, x, type);
+        for (int64_t r = 0; r < rows.end - rows.begin; r += n) {
+            const strip here = strip_at(x, rows, r, n), next = strip_at(x, rows, r + n, n);
             for (int64_t h = 0; h < t.n_head_kv; ++h) {
-                f(h, rows_of(t, here, next.n > 0 ? next : after, h), here.n, i * STRIP);
+                f(h, rows_of(t, here, next.n > 0 ? next : after, h), here.n, r);
             }
         }
     }
 
+    static bool widens(const attention_type & type, int64_t n_q) { return !type.dots || n_q > ATTENTION_REUSE; }
+
     // `rows` as the kernels take them, widened where many queries or their type ask for it.
     const attention_type & prepare(const attention_type & type, attention_rows & rows, int n_row, int64_t d, int64_t n_q,
                                    float * wide) const {
-        if (type.dots && n_q <= ATTENTION_REUSE) {
+        if (!widens(type, n_q)) {
             return type;
         }
         type.widen(rows, n_row, d, wide);
@@ -200,7 +208,7 @@ class attention {
     // All KV heads; `next` is the first row of the block that follows.
     void add_block(const tile & t, span rows, int64_t next, const scratch & s, const running & sums) const {
         const int64_t n_q = queries_per_head(t);
-        each_strip(t, w.k, rows, strip_at(w.v, rows, 0), [&](int64_t h, attention_rows k, int n, int64_t r) {
+        each_strip(t, w.k, k_type, rows, strip_at(w.v, rows, 0, 1), [&](int64_t h, attention_rows k, int n, int64_t r) {
             const attention_type & reader = prepare(k_type, k, n, w.d_k, n_q, s.k);
             reader.dots(k, n, w.d_k, s.q + h * n_q * w.d_k, int(n_q), s.scores + h * n_q * ATTENTION_BLOCK + r);
         });
@@ -212,7 +220,7 @@ class attention {
                 kernels.scale(sums.acc + i * w.d_v, w.d_v, f);
             }
         }
-        each_strip(t, w.v, rows, strip_at(w.k, {next, next + 1}, 0), [&](int64_t h, attention_rows v, int n, int64_t r) {
+        each_strip(t, w.v, v_type, rows, strip_at(w.k, {next, next + 1}, 0, 1), [&](int64_t h, attention_rows v, int n, int64_t r) {
             const attention_type & reader = prepare(v_type, v, n, w.d_v, n_q, s.v);
             reader.add(v, n, w.d_v, s.scores + h * n_q * ATTENTION_BLOCK + r, int(n_q), sums.acc + h * n_q * w.d_v);
         });

@@ -4,6 +4,7 @@
 //
 // vf_max         the larger of each lane; b where a is NaN
 // vf_sums        lane i is the sum of the lanes of a[i], 0 <= i < W
+// vf_largest     of all lanes; lane i against lane i + W / 2, then i + W / 4, ..., each as vf_max
 // vf_power       2^n in each lane that holds n + 1.5 * 2^23, -127 < n < 128
 // vf_from_above  a where x >= limit or x is NaN, else +0
 
@@ -30,6 +31,14 @@ inline vf vf_add_pieces(const vf * a) {
     return _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
 }
 inline vf vf_halve(vf a, vf b) { return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd)); }
+#    define SIMD_HAS_LARGEST
+inline float vf_largest(vf a) {
+    a = vf_max(a, _mm512_shuffle_f32x4(a, a, 0xee));
+    a = vf_max(a, _mm512_shuffle_f32x4(a, a, 0x55));
+    a = vf_max(a, _mm512_shuffle_ps(a, a, 0xee));
+    a = vf_max(a, _mm512_shuffle_ps(a, a, 0x55));
+    return _mm512_cvtss_f32(a);
+}
 inline vf vf_sums(const vf * a) {
     return vf_halve(vf_halve(vf_add_pieces(a), vf_add_pieces(a + 4)), vf_halve(vf_add_pieces(a + 8), vf_add_pieces(a + 12)));
 }
@@ -86,6 +95,19 @@ inline vf vf_sums(const vf * a) {
     return vf_make([=](int i) { return vf_sum(a[i]); });
 }
 
+#endif
+
+#if !defined(SIMD_HAS_LARGEST)
+inline float vf_largest(const vf & a) {
+    float t[W];
+    vf_store(t, a);
+    for (int n = W / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; ++i) {
+            t[i] = t[i] > t[i + n] ? t[i] : t[i + n];
+        }
+    }
+    return t[0];
+}
 #endif
 
 // e^x for x <= 0, relative error below 1.5e-7; +0 below -87, where it nears the smallest normal number; 1 at 0.

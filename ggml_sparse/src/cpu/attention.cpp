@@ -23,7 +23,7 @@ inline int queries_at_once(int left) { return left >= 4 ? 4 : left >= 2 ? 2 : 1;
 // that loads need. Inlined at once, or gcc takes a function that only prefetches for one without effect and drops the calls.
 __attribute__((always_inline)) inline void prefetch_ahead(const attention_rows & rows, size_t b0, size_t b1) {
     for (size_t b = (b0 + 63) / 64 * 64; b < b1; b += 64) {
-        __builtin_prefetch(rows.ahead + b, 0, 3);
+        __builtin_prefetch(rows.ahead + b, 0, 2);
     }
 }
 
@@ -112,17 +112,6 @@ inline vf mask_at(const uint16_t * mask, int r, int n_row) {
     return vf_load_f16(t);
 }
 
-inline float largest(const vf & a) {
-    float t[W];
-    vf_store(t, a);
-    for (int n = W / 2; n > 0; n /= 2) {
-        for (int i = 0; i < n; ++i) {
-            t[i] = t[i] > t[i + n] ? t[i] : t[i + n];
-        }
-    }
-    return t[0];
-}
-
 inline float exp_of(float x) {
     float t[W];
     vf_store(t, vf_exp(vf_set1(x)));
@@ -143,7 +132,7 @@ float weigh(float * scores, int n_row, const uint16_t * mask, float scale, float
         best = vf_max(s, best);
     }
     const float old = *max;
-    *max            = largest(best);
+    *max            = vf_largest(best);
     const vf minus  = vf_set1(-base_of(*max));
     vf       total  = vf_set1(0);
     for (int r = 0; r < n_row; r += W) {
@@ -151,7 +140,7 @@ float weigh(float * scores, int n_row, const uint16_t * mask, float scale, float
         vf_store(scores + r, w);
         total = vf_add(total, w);
     }
-    const float factor = exp_of(old - base_of(*max));
+    const float factor = old == *max ? 1.0f : exp_of(old - base_of(*max)); // which is 1 at 0
     *sum               = *sum * factor + vf_sum(total);
     return factor;
 }
@@ -162,8 +151,10 @@ float weigh(float * scores, int n_row, const uint16_t * mask, float scale, float
 template <typename row, int NQ, int ND>
 void add_columns(const attention_rows & rows, int r0, int r1, int64_t d, int64_t c, const float * weights, float * acc) {
     const int64_t at = r0 * d + c * (r1 - r0); // of elements, how many have been added
-    vf            sum[NQ][ND];
+    vf            sum[NQ][ND];                 // in registers once its loops are unrolled
+#pragma GCC unroll 4
     for (int k = 0; k < NQ; ++k) {
+#pragma GCC unroll 4
         for (int i = 0; i < ND; ++i) {
             sum[k][i] = vf_load(acc + k * d + c + i * W);
         }
@@ -173,17 +164,22 @@ void add_columns(const attention_rows & rows, int r0, int r1, int64_t d, int64_t
         vf           v[ND];
         prefetch_ahead(rows, static_cast<size_t>(at + (r - r0) * ND * W) * sizeof(*w),
                        static_cast<size_t>(at + (r - r0 + 1) * ND * W) * sizeof(*w));
+#pragma GCC unroll 4
         for (int i = 0; i < ND; ++i) {
             v[i] = row::load(w + i * W);
         }
+#pragma GCC unroll 4
         for (int k = 0; k < NQ; ++k) {
             const vf h = vf_set1(weights[k * ATTENTION_BLOCK + r]);
+#pragma GCC unroll 4
             for (int i = 0; i < ND; ++i) {
                 sum[k][i] = vf_fma(v[i], h, sum[k][i]);
             }
         }
     }
+#pragma GCC unroll 4
     for (int k = 0; k < NQ; ++k) {
+#pragma GCC unroll 4
         for (int i = 0; i < ND; ++i) {
             vf_store(acc + k * d + c + i * W, sum[k][i]);
         }
