@@ -31,6 +31,15 @@ static bool cpu_has(ggml_sparse_isa isa) {
     return isa == GGML_SPARSE_ISA_GENERIC;
 }
 
+bool cpu_follows_rows() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd");
+#else
+    return false;
+#endif
+}
+
 static const sparse_kernels * kernels_of(ggml_sparse_isa isa) {
     switch (isa) {
         case GGML_SPARSE_ISA_GENERIC: return &sparse_kernels_generic;

@@ -10,4 +10,8 @@ struct sparse_kernels;
 // or this build cannot run `isa`. The first call also initialises ggml's CPU tables.
 const sparse_kernels * sparse_kernels_get(enum ggml_sparse_isa isa);
 
+// Does this CPU bring rows that are read one behind the other to its cache faster by itself than with our prefetches
+// beside its own? AMD's do (docs/decisions.md, 23); Intel's want ours.
+bool cpu_follows_rows();
+
 } // namespace ggml_sparse
