@@ -44,7 +44,7 @@ static void run_dots(const ggml_tensor * op, const row_reader & rows, int n_thre
 #pragma omp parallel num_threads(n_threads)
     while (const row_split::rows part = split.take(omp_get_thread_num())) {
         for (int64_t i = part.begin; i < part.end; ++i) {
-            y[0][i] = rows.dot(i, x[0], rows.ahead_in_order(i, std::min(i + 1, rows.n_row() - 1))); // two ahead is slower
+            y[0][i] = rows.dot(i, x[0], rows.ahead_in_order(i, 1)); // two ahead is slower
             for (int64_t c = 1; c < n; ++c) {
                 y[c][i] = rows.dot(i, x[c]);
             }

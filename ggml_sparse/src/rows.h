@@ -25,8 +25,8 @@ class row_reader {
     // x is prepared for type() by x_prepare; meanwhile row `ahead`, of this or a like matrix, is brought to L2.
     float dot(int64_t i, const void * x, const uint8_t * ahead) const { return dot_(n_col_, row(i), x, ahead); }
     float dot(int64_t i, const void * x) const { return dot(i, x, row(i)); }
-    // What to bring to L2 while row i is read, if rows are read in order up to `next`: that one or, where the CPU sees to it, none.
-    const uint8_t * ahead_in_order(int64_t i, int64_t next) const { return row(follows_ ? i : next); }
+    // What to bring to L2 while row i is read, when rows are read in order: the nth after it or, where the CPU sees to that, none.
+    const uint8_t * ahead_in_order(int64_t i, int64_t n) const { return row(follows_ ? i : i + n < n_row_ ? i + n : n_row_ - 1); }
 
     // The axpys are for rows in ggml's layout.
     // Up to AXPY_ROWS rows: y[c] = fma(h[k], row[ids[k]][c], y[c]) for k = 0 .. n - 1 in turn and c0 <= c < c1,

@@ -10,14 +10,14 @@ static constexpr int64_t N_AHEAD = 1; // rows prefetched ahead of a dot
 void select_hidden(const row_reader & fc1, const void * x, int64_t u, float * hidden) {
     const int64_t r = fc1.n_row();
     for (int64_t i = u * SELECT_ROWS; i < std::min(r, (u + 1) * SELECT_ROWS); ++i) {
-        hidden[i] = relu(fc1.dot(i, x, fc1.ahead_in_order(i, std::min(i + N_AHEAD, r - 1))));
+        hidden[i] = relu(fc1.dot(i, x, fc1.ahead_in_order(i, N_AHEAD)));
     }
 }
 
 void select_mask(const row_reader & fc2, const void * hidden, float threshold, int64_t u, uint8_t * mask) {
     const int64_t n_ff = fc2.n_row();
     for (int64_t j = u * SELECT_ROWS; j < std::min(n_ff, (u + 1) * SELECT_ROWS); ++j) {
-        mask[j] = fc2.dot(j, hidden, fc2.ahead_in_order(j, std::min(j + N_AHEAD, n_ff - 1))) > threshold;
+        mask[j] = fc2.dot(j, hidden, fc2.ahead_in_order(j, N_AHEAD)) > threshold;
     }
 }
 

@@ -102,7 +102,7 @@ MUTATIONS = [
     ),
     mutation(
         "> turned to >=", "in the kernels' threshold",
-        (SRC + "select.cpp", "n_ff - 1)) > threshold", "n_ff - 1)) >= threshold"),
+        (SRC + "select.cpp", "N_AHEAD)) > threshold", "N_AHEAD)) >= threshold"),
         (SRC + "batch.cpp", "product > ffn_.threshold", "product >= ffn_.threshold"),
     ),
     mutation(
