@@ -354,7 +354,8 @@ GGML_SPARSE_API void ggml_sparse_context_diagnosis(
 // ---------------------------------------------------------------------------
 
 // A probe owns n_bytes of memory (huge pages where the system grants them); choose n_bytes far above
-// the caches, 1 GiB say. measure reads all of it once, each thread its own part from end to end.
+// the caches, 1 GiB say. measure reads all of it once, each thread its own parts from end to end: one half with software
+// prefetches, the other without; the faster counts, in bytes per second.
 struct ggml_sparse_bandwidth;
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_bandwidth_create(
         uint64_t n_bytes, struct ggml_sparse_bandwidth ** probe, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;

@@ -6,6 +6,7 @@
 #include <omp.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -41,13 +42,15 @@ class buffer {
     void * data_;
 };
 
-// The xor of words[n]: something that cannot be left out.
-uint64_t read(const uint64_t * words, size_t n) {
+// The xor of words[n]: something that cannot be left out. Some CPUs want to be told what comes next, others lose half by it.
+template <bool AHEAD> uint64_t read(const uint64_t * words, size_t n) {
     uint64_t sums[k_words] = {};
     for (size_t i = 0; i + k_words <= n; i += k_words) {
         const char * ahead = reinterpret_cast<const char *>(words + i) + k_lines_ahead;
-        __builtin_prefetch(ahead, 0, 2);
-        __builtin_prefetch(ahead + 64, 0, 2);
+        if (AHEAD) {
+            __builtin_prefetch(ahead, 0, 2);
+            __builtin_prefetch(ahead + 64, 0, 2);
+        }
         for (size_t k = 0; k < k_words; ++k) {
             sums[k] ^= words[i + k];
         }
@@ -59,14 +62,15 @@ uint64_t read(const uint64_t * words, size_t n) {
     return sum;
 }
 
-double seconds_of_pass(const buffer & b, int32_t n_threads, uint64_t & sum) {
+// Bytes per second of all threads together.
+template <bool AHEAD> double speed(const uint64_t * words, size_t n, int32_t n_threads, uint64_t & sum) {
     const auto   begin = std::chrono::steady_clock::now();
-    const size_t part  = b.n_words() / size_t(n_threads);
+    const size_t part  = n / size_t(n_threads);
     uint64_t     x     = 0;
 #pragma omp parallel num_threads(n_threads) reduction(^ : x)
-    x ^= read(b.words() + part * size_t(omp_get_thread_num()), part);
+    x ^= read<AHEAD>(words + part * size_t(omp_get_thread_num()), part);
     sum ^= x;
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return double(n * sizeof(uint64_t)) / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 } // namespace
@@ -89,7 +93,9 @@ ggml_sparse_status ggml_sparse_bandwidth_measure(ggml_sparse_bandwidth * probe, 
                                                  ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         require_argument(n_threads >= 1 && n_threads <= 512, "n_threads must be from 1 to 512");
-        const size_t n_bytes = probe->memory.n_words() * sizeof(uint64_t);
-        *bytes_per_second    = double(n_bytes) / seconds_of_pass(probe->memory, n_threads, probe->sum);
+        const uint64_t * words = probe->memory.words();
+        const size_t     half  = probe->memory.n_words() / 2;
+        const double told = speed<true>(words, half, n_threads, probe->sum), left = speed<false>(words + half, half, n_threads, probe->sum);
+        *bytes_per_second = std::max(told, left);
     });
 }

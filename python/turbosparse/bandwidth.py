@@ -29,7 +29,7 @@ class BandwidthProbe:
         self._probe = native.own(out[0], lib.ggml_sparse_bandwidth_free)
 
     def measure(self, n_threads: int) -> float:
-        """Bytes per second of one pass over the buffer."""
+        """Bytes per second of one pass over the buffer, of its faster half: one is read with software prefetches."""
         error, out = native.new_error(), ffi.new("double *")
         native.check(lib.ggml_sparse_bandwidth_measure(self._probe, n_threads, out, error), error)
         return float(out[0])

@@ -26,6 +26,13 @@ def cpu_name(proc: Path = PROC) -> str:
     return next(named, "") or platform.processor() or platform.machine()
 
 
+def cpu_generation(proc: Path = PROC) -> str:
+    """What tells apart processors of one name in a virtual machine: "family 25, model 17, stepping 1"; "" off x86."""
+    found = _fields(proc / "cpuinfo")
+    keys = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+    return ", ".join(f"{name} {found[key]}" for name, key in keys.items() if found.get(key))
+
+
 def cpu_flags(proc: Path = PROC) -> set[str]:
     """Instruction sets that the first processor advertises, by the kernel's names."""
     found = _fields(proc / "cpuinfo")

@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 from turbosparse import hardware
 
-X86 = "processor\t: 0\nmodel name\t: A CPU: fast\nflags\t\t: fpu avx2\n\nmodel name\t: B\nflags\t\t: fpu\n"
+FIRST = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: A CPU: fast\nflags\t\t: fpu avx2\n\n"
+X86 = FIRST + "model name\t: B\nflags\t\t: fpu\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd0c\n\nModel\t\t: A board\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "flags"),
-    [(X86, "A CPU: fast", {"fpu", "avx2"}), (ARM, "A board", {"fp", "asimd"})],
+    ("text", "name", "generation", "flags"),
+    [(X86, "A CPU: fast", "family 25, model 17", {"fpu", "avx2"}), (ARM, "A board", "", {"fp", "asimd"})],
 )
-def test_the_cpu(tmp_path: Path, text: str, name: str, flags: set[str]) -> None:
+def test_the_cpu(tmp_path: Path, text: str, name: str, generation: str, flags: set[str]) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     assert hardware.cpu_name(tmp_path) == name
+    assert hardware.cpu_generation(tmp_path) == generation
     assert hardware.cpu_flags(tmp_path) == flags
 
 

@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..hardware import cpu_flags, cpu_name, memory_total
+from ..hardware import cpu_flags, cpu_generation, cpu_name, memory_total
 
 if TYPE_CHECKING:
     from turbosparse.convert.ggufile import GGUFFile
@@ -29,6 +29,7 @@ def describe() -> dict[str, Any]:
     flags = cpu_flags()
     return {
         "cpu": cpu_name(),
+        "generation": cpu_generation(),
         "cores": n_cores(),
         "flags": [flag for flag in ISA_FLAGS if flag in flags],
         "memory_gb": round(memory_total() / 1e9, 1),
