@@ -212,7 +212,8 @@ def main() -> None:
     parser.add_argument("--extra", default="", help="more options for turbosparse bench")
     given = parser.parse_args()
     if given.again:
-        lines = [line for name in given.ids for line in compare(name, run(COMMANDS[name].split(), given.models)[0])]
+        commands = {name: [*COMMANDS[name].split(), *given.extra.split()] for name in given.ids}
+        lines = [line for name, words in commands.items() for line in compare(name, run(words, given.models)[0])]
         print("\n".join(lines))
         raise SystemExit(any("DIFFER" in line for line in lines))
     for name in given.ids:
