@@ -165,9 +165,10 @@ static void gather_dot(const row_reader & rows, const float * x, const int32_t *
                        int n_threads) {
     const size_t         stride = x_prepared_size(rows.type(), rows.n_col());
     const int64_t        n_unit = (n_ids + N_ID_UNIT - 1) / N_ID_UNIT;
-    std::vector<uint8_t> prepared(rows.type().form == x_form::F32 ? 0 : stride * static_cast<size_t>(n_tokens));
-    auto                 prepare = [&](int64_t t) {
-        return x_prepare(rows.type(), x + t * rows.n_col(), rows.n_col(), prepared.data() + stride * static_cast<size_t>(t));
+    std::vector<uint8_t> space(stride * static_cast<size_t>(n_tokens) + 63); // beside a cache line a dot is a tenth slower
+    uint8_t *            prepared = space.data() + (64 - reinterpret_cast<uintptr_t>(space.data()) % 64) % 64;
+    auto                 prepare  = [&](int64_t t) {
+        return x_prepare(rows.type(), x + t * rows.n_col(), rows.n_col(), prepared + stride * static_cast<size_t>(t));
     };
 #pragma omp parallel num_threads(n_threads)
     {
@@ -177,9 +178,9 @@ static void gather_dot(const row_reader & rows, const float * x, const int32_t *
         }
 #pragma omp for
         for (int64_t u = 0; u < n_unit * n_tokens; ++u) {
-            const int64_t t = u / n_unit;
-            const void *  xt =
-                prepared.empty() ? static_cast<const void *>(x + t * rows.n_col()) : prepared.data() + stride * static_cast<size_t>(t);
+            const int64_t t     = u / n_unit;
+            const bool    as_is = rows.type().form == x_form::F32;
+            const void *  xt    = as_is ? static_cast<const void *>(x + t * rows.n_col()) : prepared + stride * static_cast<size_t>(t);
             for (int64_t i = u % n_unit * N_ID_UNIT; i < std::min(n_ids, (u % n_unit + 1) * N_ID_UNIT); ++i) {
                 const int32_t id   = ids[t * n_ids + i];
                 out[t * n_ids + i] = id < 0 ? 0.0f : rows.dot(id, xt);
