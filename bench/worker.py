@@ -28,11 +28,14 @@ Case = Callable[[], object]
 
 
 def placed(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A copy that begins a page. Where numpy puts an array is luck that all processes of one environment share: rows that
-    begin beside a cache line were a fifth slower than another environment's."""
+    """A copy that begins a page.
+
+    Where numpy puts an array is luck that all processes of one environment share: rows that begin beside a cache
+    line were a fifth slower than another environment's.
+    """
     room = np.empty(values.nbytes + PAGE, np.uint8)
     begin = -room.ctypes.data % PAGE
-    copy = room[begin : begin + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy: np.ndarray[Any, Any] = room[begin : begin + values.nbytes].view(values.dtype).reshape(values.shape)
     copy[...] = values
     return copy
 
