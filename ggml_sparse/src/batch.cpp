@@ -2,6 +2,7 @@
 
 #include "clock.h"
 #include "panels.h"
+#include "piece-sums.h"
 #include "row-sums.h"
 
 #include <omp.h>
@@ -76,8 +77,10 @@ class batch_job {
     void                       first_branch(const chunk & u, int ith, neuron_counts & counts);
     void                       second_branch(const chunk & u, int ith, neuron_counts & counts);
     void                       count_active(const chunk & u, neuron_counts & counts);
+    void                       down(int ith, neuron_counts & counts);
     void                       down_few(neuron_counts & counts);
     void                       down_many(int ith, neuron_counts & counts);
+    void                       down_many_groups(neuron_counts & counts);
     void                       reduce();
 
     const ffn_call &        call_;
@@ -92,6 +95,7 @@ class batch_job {
     const row_reader        fc2_;       // fc2_t where by_unit_
     const int               n_at_once_; // columns per block
     row_sums                down_;
+    piece_sums              down_groups_; // instead, of rows that have them
 
     panel_slot first_, second_, pred_, hidden_x_;
     float *    x_scaled_     = nullptr; // [n, n_embd], x * pred_in_scale
@@ -122,7 +126,7 @@ batch_job::batch_job(const ffn_call & call, const ffn_run_params & params, ffn_w
       fc1_(reader_of(ffn_.fc1, predicted_, *params.kernels)), by_unit_(predicted_ && ffn_.fc2_t.data),
       fc2_(reader_of(by_unit_ ? ffn_.fc2_t : ffn_.fc2, predicted_, *params.kernels)),
       n_at_once_(static_cast<int>(std::min<int64_t>(cols_.n, columns_at_once(n_embd_)))),
-      down_(down_t_, *params.kernels->batch, branches_.every_row, N_PIECE) {
+      down_(down_t_, *params.kernels->batch, branches_.every_row, N_PIECE), down_groups_(down_t_, branches_.every_row) {
     carver dry(nullptr);
     lay_out(dry);
     carver real(ws.reserve(dry.used()));
@@ -154,7 +158,9 @@ void batch_job::lay_out(carver & c) {
     }
     h_   = c.take<float>(n * n_ff);
     acc_ = c.take<float>(std::min<size_t>(n, N_FEW) * N_PIECE * width);
-    if (n_at_once_ > N_FEW) {
+    if (n_at_once_ > N_FEW && down_t_.has_groups()) {
+        down_groups_.lay_out(c, n_at_once_);
+    } else if (n_at_once_ > N_FEW) {
         down_.lay_out(c, n_at_once_);
         scratch_size_ = std::max(scratch_size_, row_sums::scratch_size(n_at_once_));
     }
@@ -171,7 +177,7 @@ void batch_job::start(int64_t c0) {
             slot->start(n_);
         }
     }
-    if (n_ > N_FEW) {
+    if (n_ > N_FEW && !down_t_.has_groups()) {
         down_.start();
     }
     for (std::atomic<int64_t> & next : next_) {
@@ -254,7 +260,7 @@ void batch_job::select_by_unit(neuron_counts & counts) {
         const int64_t j0 = u * N_SLICE, j1 = std::min(n_ff_, j0 + N_SLICE);
         for (int c = 0; c < n_; ++c) {
             for (int piece = 0; piece < N_UNIT_PIECE; ++piece) {
-                const int64_t n = sum_units(fc2_, params_.kernels->isa, units_of(c), piece, j0, j1, logits + piece * N_SLICE);
+                const int64_t n = sum_units(fc2_, units_of(c), piece, j0, j1, logits + piece * N_SLICE);
                 counts.bytes_fc2 += static_cast<uint64_t>(n) * ggml_row_size(fc2_.type().type, j1 - j0);
             }
             select_by_logits(logits, N_SLICE, ffn_.threshold, 0, j1 - j0, mask_of(c) + j0);
@@ -365,6 +371,26 @@ void batch_job::down_many(int ith, neuron_counts & counts) {
     }
 }
 
+void batch_job::down_many_groups(neuron_counts & counts) {
+    for (int64_t c; (c = take(PHASE_LIST, n_)) >= 0;) {
+        counts.down += down_groups_.list(static_cast<int>(c), h_of(static_cast<int>(c)));
+    }
+#pragma omp barrier
+    for (int64_t u; (u = take(PHASE_DOWN, down_groups_.n_unit(n_))) >= 0;) {
+        down_groups_.sum(u, n_, cols_.y + c0_);
+    }
+}
+
+void batch_job::down(int ith, neuron_counts & counts) {
+    if (n_ <= N_FEW) {
+        down_few(counts);
+    } else if (down_t_.has_groups()) {
+        down_many_groups(counts);
+    } else {
+        down_many(ith, counts);
+    }
+}
+
 bool batch_job::run(int ith, neuron_counts & counts, ffn_times & times) {
     for (int64_t c0 = 0; c0 < cols_.n; c0 += n_at_once_) {
 #pragma omp barrier
@@ -381,7 +407,7 @@ bool batch_job::run(int ith, neuron_counts & counts, ffn_times & times) {
         gate_up(ith, counts);
 #pragma omp barrier
         const uint64_t t2 = now_ns();
-        n_ > N_FEW ? down_many(ith, counts) : down_few(counts);
+        down(ith, counts);
 #pragma omp barrier
         times.ns_select += t1 - t0;
         times.ns_gate_up += t2 - t1;

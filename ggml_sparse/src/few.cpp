@@ -70,7 +70,6 @@ class few_ffn {
     void         reduce(const column & col, int64_t u) const;
 
     const ffn_call        call_;
-    const ggml_sparse_isa isa_;
     const bool            predicted_;
     const int64_t         n_embd_, n_ff_;
     const branches        branches_;
@@ -83,14 +82,14 @@ class few_ffn {
     std::vector<column>   columns_;
 };
 
-constexpr int64_t N_ALIGN  = 512; // where rows are cut: every type's block, and whole vectors of factors (cpu/units.cpp)
+constexpr int64_t N_ALIGN  = 512; // where rows are cut: every type's block, and whole vectors of factors (cpu/group-sum.cpp)
 constexpr int64_t N_REDUCE = 512;
 
 // Width of the parts that n is cut into: whole rows read fastest, but four units for each thread balance them.
 int64_t part_of(int64_t n, int n_piece, int n_threads) { return divide_up(n, divide_up(4 * n_threads, n_piece) * N_ALIGN) * N_ALIGN; }
 
 few_ffn::few_ffn(const ffn_call & call, const ffn_run_params & params)
-    : call_(call), isa_(params.kernels->isa), predicted_(call.ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(call.ffn.up.n_col),
+    : call_(call), predicted_(call.ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(call.ffn.up.n_col),
       n_ff_(call.ffn.up.n_row), branches_(branches_of(call.ffn, *params.kernels)), down_t_(call.ffn.down_t, *params.kernels),
       by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE, params.n_threads)), width_(gate_up_width(n_ff_)),
       part_(part_of(n_embd_, N_PIECE, params.n_threads)), columns_(static_cast<size_t>(call.cols.n)) {
@@ -197,7 +196,7 @@ void few_ffn::logits(const column & col, int64_t u, neuron_counts & counts) cons
     }
     const int     piece = static_cast<int>(u % N_UNIT_PIECE);
     const int64_t j0 = u / N_UNIT_PIECE * slice_, j1 = std::min(n_ff_, j0 + slice_);
-    const int64_t n = sum_units(fc2_, isa_, col.units, piece, j0, j1, col.logits + piece * n_ff_ + j0);
+    const int64_t n = sum_units(fc2_, col.units, piece, j0, j1, col.logits + piece * n_ff_ + j0);
     counts.bytes_fc2 += static_cast<uint64_t>(n) * ggml_row_size(fc2_.type().type, j1 - j0);
 }
 

@@ -128,25 +128,47 @@ template <typename W> class piece_reader {
     const W       wanted_;
 };
 
-uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, const float * h, int64_t c0, int64_t c1, float * acc) {
+// The first n rows of the list; those behind them are fetched.
+static void add_rows(const row_reader & down_t, const row_list & list, int n, const float * h, int64_t c0, int64_t c1, float * acc) {
+    float factors[N_CHUNK_MAX];
+    for (int k = 0; k < n; ++k) {
+        factors[k] = h[list.ids[k]];
+    }
+    if (down_t.has_groups()) {
+        down_t.groups().fine(down_t.columns(c0, c1), list.ids, factors, n, std::min(list.n - n, N_GROUP_ROWS), acc);
+    } else {
+        down_t.axpy_list(n, list.ids, factors, list.n - n, c0, c1, acc);
+    }
+}
+
+// Those of a piece for which wanted(j) holds, in ascending order.
+template <typename W>
+static uint64_t add_piece(const row_reader & down_t, W wanted, int piece, const float * h, int64_t c0, int64_t c1, float * acc) {
     constexpr int N_LIST = N_CHUNK_MAX - 4 * N_GROUP; // either piece may go a group beyond what it is asked for
-    const auto    wanted = [=](int64_t j) { return every_row || h[j] != 0.0f; };
     piece_reader  here(down_t.n_row(), piece, h, wanted), next(down_t.n_row(), piece + 1, h, wanted);
     uint64_t      n_rows = 0;
-    std::fill(acc, acc + (c1 - c0), 0.0f);
+    row_list      list;
     while (!here.done()) {
-        row_list list;
         here.read(list, N_LIST);
-        const int n = list.n;
-        next.read(list, n + (here.done() && piece + 1 < N_PIECE ? 2 * AXPY_ROWS : 0));
-        float factors[N_CHUNK_MAX];
-        for (int k = 0; k < n; ++k) {
-            factors[k] = h[list.ids[k]];
-        }
-        down_t.axpy_list(n, list.ids, factors, list.n - n, c0, c1, acc);
+        const int n = here.done() ? list.n : list.n / N_GROUP_ROWS * N_GROUP_ROWS; // the rest goes with what follows
+        const int n_known = list.n;
+        next.read(list, n + (here.done() && piece + 1 < N_PIECE ? N_GROUP_ROWS : 0));
+        add_rows(down_t, list, n, h, c0, c1, acc);
+        std::copy(list.ids + n, list.ids + n_known, list.ids);
+        list.n = n_known - n;
         n_rows += static_cast<uint64_t>(n);
     }
     return n_rows;
+}
+
+// Rows whose h is zero come last: they change nothing, but groups of sixteen are of those that do.
+uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, const float * h, int64_t c0, int64_t c1, float * acc) {
+    std::fill(acc, acc + (c1 - c0), 0.0f);
+    uint64_t n = add_piece(down_t, [=](int64_t j) { return h[j] != 0.0f; }, piece, h, c0, c1, acc);
+    if (every_row) {
+        n += add_piece(down_t, [=](int64_t j) { return h[j] == 0.0f; }, piece, h, c0, c1, acc);
+    }
+    return n;
 }
 
 void down_slice(const row_reader & down_t, bool every_row, const float * h, int64_t c0, int64_t c1, float * y) {

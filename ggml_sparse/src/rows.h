@@ -3,6 +3,7 @@
 // Rows of one matrix and the two things done with them, whoever provides the kernel.
 
 #include "cpu/gemm.h"
+#include "cpu/group-sum.h"
 #include "cpu/kernels.h"
 #include "ggml-cpu.h"
 #include "types.h"
@@ -37,6 +38,13 @@ class row_reader {
     // The same for n rows that are all wanted, two calls' rows fetched ahead; ids [n + n_next] go on with rows that come after them.
     void axpy_list(int n, const int32_t * ids, const float * h, int n_next, int64_t c0, int64_t c1, float * y) const;
 
+    // Sums of rows as integers, sixteen at a time (cpu/group-sum.h): for q4_0 in ggml's layout.
+    bool                  has_groups() const { return type_->type == GGML_TYPE_Q4_0; }
+    const group_kernels & groups() const { return *groups_; }
+    grouped_rows          columns(int64_t c0, int64_t c1) const {
+        return {data_ + ggml_row_size(type_->type, c0), row_size_, static_cast<int>((c1 - c0) / 32)};
+    }
+
     // Rows are wanted out of order: bring one to L2 (to L1 measured slower).
     void prefetch(int64_t i) const { prefetch_bytes(row(i), row_size_); }
     void prefetch(int64_t i, int64_t c0, int64_t c1) const {
@@ -58,6 +66,7 @@ class row_reader {
     dot_fn               dot_      = nullptr;
     axpy_fn              axpy_     = nullptr;
     const tile_kernels * tiles_    = nullptr;
+    const group_kernels * groups_  = nullptr;
     bool                 follows_  = false; // cpu_follows_rows
 };
 

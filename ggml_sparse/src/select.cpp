@@ -23,8 +23,6 @@ void select_mask(const row_reader & fc2, const void * hidden, float threshold, i
 
 // --- fc2 by hidden unit ------------------------------------------------------------
 
-static bool sums_integers(const row_reader & fc2_t) { return fc2_t.type().type == GGML_TYPE_Q4_0; }
-
 void list_units(const row_reader & fc2_t, const float * hidden, unit_list & list) {
     int32_t n      = 0;
     bool    finite = true;
@@ -34,25 +32,23 @@ void list_units(const row_reader & fc2_t, const float * hidden, unit_list & list
         n += hidden[i] != 0.0f;
         finite = finite && std::isfinite(hidden[i]);
     }
-    list.n = finite || !sums_integers(fc2_t) ? n : 0;
+    list.n = finite || !fc2_t.has_groups() ? n : 0;
 }
 
 // Where a piece begins in the list: between groups of units.
 static int32_t piece_start(int32_t n, int piece) {
-    const int32_t n_group = (n + N_UNIT - 1) / N_UNIT;
-    return std::min(n, n_group * piece / N_UNIT_PIECE * N_UNIT);
+    const int32_t n_group = (n + N_GROUP_ROWS - 1) / N_GROUP_ROWS;
+    return std::min(n, n_group * piece / N_UNIT_PIECE * N_GROUP_ROWS);
 }
 
-int64_t sum_units(const row_reader & fc2_t, ggml_sparse_isa isa, const unit_list & units, int piece, int64_t j0, int64_t j1,
-                  float * logits) {
+int64_t sum_units(const row_reader & fc2_t, const unit_list & units, int piece, int64_t j0, int64_t j1, float * logits) {
     const int32_t   k = piece_start(units.n, piece), n = piece_start(units.n, piece + 1) - k;
     const int32_t * ids = units.ids + k;
     const float *   h   = units.h + k;
-    if (sums_integers(fc2_t)) {
-        const unit_rows rows{fc2_t.row(0) + ggml_row_size(GGML_TYPE_Q4_0, j0), fc2_t.row_size(), static_cast<int>((j1 - j0) / 32)};
-        unit_sum_get(isa)(rows, ids, h, n, std::min(units.n - k - n, N_UNIT), logits);
+    std::fill(logits, logits + (j1 - j0), 0.0f);
+    if (fc2_t.has_groups()) {
+        fc2_t.groups().rough(fc2_t.columns(j0, j1), ids, h, n, std::min(units.n - k - n, N_GROUP_ROWS), logits);
     } else {
-        std::fill(logits, logits + (j1 - j0), 0.0f);
         fc2_t.axpy_list(n, ids, h, 0, j0, j1, logits);
     }
     return n;

@@ -6,7 +6,6 @@
 // With fc2 by hidden unit the logits are a sum of rows instead, and about half the rows, those
 // of units that relu made zero, are never read.
 
-#include "cpu/units.h"
 #include "rows.h"
 
 namespace ggml_sparse {
@@ -23,7 +22,7 @@ void select_mask(const row_reader & fc2, const void * hidden, float threshold, i
 //
 // The units that are not zero are listed, and the list is cut into N_UNIT_PIECE pieces: a thread
 // reads whole rows, which memory gives faster than parts of them. A piece adds its rows in
-// ascending order of units, q4_0 rows sixteen at a time as integers (cpu/units.h), others with
+// ascending order of units, q4_0 rows sixteen at a time as integers (cpu/group-sum.h), others with
 // one FMA each; pieces are added in ascending order. Bits depend on the column alone.
 
 constexpr int N_UNIT_PIECE = 4;
@@ -39,7 +38,7 @@ struct unit_list {
 void list_units(const row_reader & fc2_t, const float * hidden, unit_list & list);
 
 // Neurons j0 .. j1 - 1 of one piece's logits, overwritten; how many rows were read.
-int64_t sum_units(const row_reader & fc2_t, ggml_sparse_isa isa, const unit_list & units, int piece, int64_t j0, int64_t j1,
+int64_t sum_units(const row_reader & fc2_t, const unit_list & units, int piece, int64_t j0, int64_t j1,
                   float * logits);
 // mask[j] for j0 <= j < j1, from the logits of all pieces, `stride` apart.
 void select_by_logits(const float * logits, int64_t stride, float threshold, int64_t j0, int64_t j1, uint8_t * mask);

@@ -22,6 +22,7 @@ WIDTHS = (32, 64, 96, 256, 320)
 SHARES = ("none", "one", "half", "all")
 
 MAX_NMSE = 1e-11  # float32 sums against float64
+MAX_NMSE_GROUPS = 1e-9  # q4_0 rows that are added: their factors have 16 bits (cpu/group-sum.h)
 
 
 def typed_widths() -> list[tuple[str, int]]:
@@ -46,6 +47,31 @@ def values(w: ops.Matrix) -> Doubles:
 def dots(w: ops.Matrix, x: Floats) -> Doubles:
     """[n_tokens, n_row]: every row with every x as a dot against w sees it."""
     return ops.round_x(x, w.type).astype(np.float64) @ values(w).T
+
+
+@dataclasses.dataclass
+class Group:
+    """At most sixteen q4_0 rows times h, with the documented rounding (cpu/group-sum.h).
+
+    In each block of 32 columns h times a row's scale becomes an integer, `most` at most: the sum is of
+    integers times nibbles, [n_block, 32], times `scale` [n_block].
+    """
+
+    integers: Doubles
+    scale: Floats
+    spread: Doubles  # [n_block, 32], what half of an integer in every factor would change
+
+    @classmethod
+    def of(cls, w: ops.Matrix, ids: npt.NDArray[np.int64], h: Floats, most: int) -> Group:
+        blocks = w.data.reshape(w.n_row, -1, 18)[ids]
+        d = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0].astype(np.float32)
+        nibbles = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], -1).astype(np.float64) - 8
+        factors = h[:, None] * d
+        peak = np.abs(factors).max(0)
+        rounded = np.rint(factors * (np.float32(most) / peak)).astype(np.float64)
+        scale = peak / np.float32(most)
+        spread = np.einsum("b,kbj->bj", scale.astype(np.float64) / 2, np.abs(nibbles))
+        return cls(np.einsum("kb,kbj->bj", rounded, nibbles), scale, spread)
 
 
 def signs(rng: np.random.Generator, n: int, share: str) -> Bools:
@@ -89,6 +115,10 @@ class Ffn:
             gate_on,
             up_on,
         )
+
+    @property
+    def max_nmse(self) -> float:
+        return MAX_NMSE_GROUPS if self.down_t.type == "q4_0" else MAX_NMSE
 
     @property
     def n_tokens(self) -> int:

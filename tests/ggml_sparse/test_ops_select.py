@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from turbosparse import errors, ops
 
-from tests.ggml_sparse.ops_cases import ISAS, TYPES, Doubles, Ffn, Floats, dots, floats, gap_near_median, nmse, values
+from tests.ggml_sparse.ops_cases import ISAS, TYPES, Doubles, Ffn, Floats, Group, dots, floats, gap_near_median, nmse, values
 
 RANK = 48
 
@@ -81,24 +81,15 @@ def test_integer_sums_are_the_same_for_every_instruction_set() -> None:
 
 
 def rounded_logits(fc2_t: ops.Matrix, h: Floats) -> tuple[Doubles, Doubles]:
-    """q4_0 logits [n_ff] with the documented rounding (cpu/units.h), and what it may be away from exact ones.
-
-    Sixteen units that are not zero at a time: h times a block's scale becomes an integer of at most 127.
-    """
-    blocks = fc2_t.data.reshape(fc2_t.n_row, -1, 18)
-    d = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0].astype(np.float32)
-    nibbles = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], -1).astype(np.float64) - 8
-    logits, bound = np.zeros(nibbles.shape[1:]), np.zeros(nibbles.shape[1:])
+    """q4_0 logits [n_ff] with the documented rounding, and what it may be away from exact ones."""
+    logits, bound = np.zeros(fc2_t.n_col), np.zeros(fc2_t.n_col)
     active = np.flatnonzero(h)
     for k in range(0, active.size, 16):
         ids = active[k : k + 16]
-        factors = h[ids, None] * d[ids]
-        peak = np.abs(factors).max(0)
-        rounded = np.rint(factors * (np.float32(127) / peak)).astype(np.float64)
-        scale = (peak / np.float32(127)).astype(np.float64)
-        logits += np.einsum("kb,kbj,b->bj", rounded, nibbles[ids], scale)
-        bound += np.einsum("b,kbj->bj", scale / 2, np.abs(nibbles[ids]))
-    return logits.ravel(), bound.ravel()
+        group = Group.of(fc2_t, ids, h[ids], 127)
+        logits += (group.integers * group.scale[:, None].astype(np.float64)).ravel()
+        bound += group.spread.ravel()
+    return logits, bound
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -45,7 +45,7 @@ def test_whole_file(cases: Any, outtype: str, family: str) -> None:
         reference = model.logits(tokens, mode="reference")
     error = rms_error(dense, case.run(tuple(tokens), "dense").logits)
     assert error <= BOUND[outtype], f"{outtype}: {error:.3g}"
-    # the same rounded x; in quantised files the predictor's hidden units are rounded, too (cpu/units.h), which the
+    # the same rounded x; in quantised files the predictor's hidden units are rounded, too (cpu/group-sum.h), which the
     # reference does not repeat: a logit near the threshold may fall on the other side (0.005 to 0.015 over six seeds)
     assert rms_error(predicted, reference) <= (1e-3 if outtype in {"f32", "f16", "bf16"} else 0.02)
 

@@ -3,7 +3,6 @@
 #include "attention.h"
 #include "ggml-cpu.h"
 #include "kernels.h"
-#include "units.h"
 
 #include <initializer_list>
 
@@ -82,17 +81,6 @@ const attention_kernels & attention_kernels_get(ggml_sparse_isa isa) {
         case GGML_SPARSE_ISA_NEON: return attention_kernels_neon;
 #endif
         default: return attention_kernels_generic;
-    }
-}
-
-unit_sum_fn unit_sum_get(ggml_sparse_isa isa) {
-    switch (isa) {
-#if defined(__x86_64__)
-        case GGML_SPARSE_ISA_AVX2: return unit_sum_avx2;
-        case GGML_SPARSE_ISA_AVXVNNI: return unit_sum_avxvnni;
-        case GGML_SPARSE_ISA_AVX512: return unit_sum_avx512;
-#endif
-        default: return unit_sum_generic;
     }
 }
 

@@ -10,6 +10,7 @@
 #include "dot-packed.h"
 #include "dot-quants.h"
 #include "gemm.h"
+#include "group-sum.h"
 
 namespace ggml_sparse {
 namespace {
@@ -41,6 +42,7 @@ const sparse_kernels KERNEL_TABLE = {
 #include "../quants.def"
 #undef SPARSE_TYPE
     },
+    &GROUP_TABLE,
     &BATCH_TABLE,
 };
 

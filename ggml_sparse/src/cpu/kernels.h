@@ -50,11 +50,13 @@ enum sparse_type_index {
     SPARSE_ROWS_COUNT
 };
 
+struct group_kernels; // group-sum.h
 struct batch_kernels; // gemm.h
 
 struct sparse_kernels {
     ggml_sparse_isa       isa;
     row_kernels           rows[SPARSE_ROWS_COUNT]; // by sparse_type_index
+    const group_kernels * groups;                  // sums of q4_0 rows
     const batch_kernels * batch;                   // for several columns
 };
 
