@@ -156,12 +156,14 @@ GGML_SPARSE_API void ggml_sparse_model_free(struct ggml_sparse_model * model) GG
 
 // A loaded model is read through the file's mapping: nothing is copied, processes share the pages,
 // and a file larger than memory works. Memory of huge pages is read up to half again as fast. This
-// call copies the file there and packs what is only multiplied; no pointer changes. Without `force` it
-// does so only when the file is large enough to matter and takes at most two thirds of the memory that is available. *resident
-// (or NULL) tells where the weights are afterwards. On an error they stay mapped: ERR_MEMORY
-// (needed, available), ERR_FILE. No context of the model may be evaluating meanwhile.
+// call copies the file there and packs what is only multiplied; no tensor's pointer changes. The order of rows is made
+// for `mode` (DEFAULT: the file's): PREDICTED wants those of gate and up of one neuron side by side. Contexts may have any
+// mode all the same, and get the same bits. Without `force` it does so only when the file is large enough to matter and takes
+// at most two thirds of the memory that is available. *resident (or NULL) tells where the weights are afterwards. On an
+// error they stay mapped: ERR_MEMORY (needed, available), ERR_FILE. No context of the model may be evaluating meanwhile.
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_model_make_resident(
-        struct ggml_sparse_model * model, bool force, bool * resident, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
+        struct ggml_sparse_model * model, enum ggml_sparse_mode mode, bool force, bool * resident,
+        struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 
 GGML_SPARSE_API void ggml_sparse_model_get_info(
         const struct ggml_sparse_model * model, struct ggml_sparse_model_info * info) GGML_SPARSE_NOEXCEPT;
@@ -454,8 +456,9 @@ struct ggml_sparse_matrix {
     int32_t      type;  // enum ggml_type
     int64_t      n_col; // row length
     int64_t      n_row;
-    const void * data;  // n_row contiguous rows
+    const void * data;  // n_row rows
     enum ggml_sparse_layout layout;
+    size_t row_stride;  // bytes from row to row; 0: rows lie side by side
 };
 
 // Round F32 rows to `type` with ggml's quantiser, and back. dst must hold n_row rows.

@@ -150,7 +150,7 @@ bool rows_buffer_type::place(ggml_tensor * t) {
     if (!point_into(file_, t)) {
         return false;
     }
-    t->extra = &matrices_.emplace_back(ggml_sparse_matrix{t->type, t->ne[0], t->ne[1], t->data, GGML_SPARSE_LAYOUT_ROWS});
+    t->extra = &matrices_.emplace_back(ggml_sparse_matrix{t->type, t->ne[0], t->ne[1], t->data, GGML_SPARSE_LAYOUT_ROWS, 0});
     return true;
 }
 
@@ -170,8 +170,8 @@ ggml_sparse_matrix find_matrix(const ggml_tensor * t) {
         return *static_cast<const ggml_sparse_matrix *>(t->extra);
     }
     const bool ours = is_in<mapped_buffer_type>(t) && weight_type_find(t->type);
-    return ours ? ggml_sparse_matrix{t->type, t->ne[0], t->ne[1], t->data, GGML_SPARSE_LAYOUT_ROWS}
-                : ggml_sparse_matrix{-1, 0, 0, nullptr, GGML_SPARSE_LAYOUT_ROWS};
+    return ours ? ggml_sparse_matrix{t->type, t->ne[0], t->ne[1], t->data, GGML_SPARSE_LAYOUT_ROWS, 0}
+                : ggml_sparse_matrix{-1, 0, 0, nullptr, GGML_SPARSE_LAYOUT_ROWS, 0};
 }
 
 } // namespace ggml_sparse

@@ -20,7 +20,7 @@ static constexpr int64_t k_max_experts = 512;
 static constexpr int64_t k_max_dim     = int64_t(1) << 28;
 
 static const void * advance(const ggml_sparse_matrix & m, int64_t e) {
-    return m.data ? static_cast<const uint8_t *>(m.data) + size_t(e * m.n_row) * ggml_row_size(ggml_type(m.type), m.n_col) : nullptr;
+    return m.data ? row_at(m, e * m.n_row) : nullptr;
 }
 
 ggml_sparse_ffn layer_spec::expert(int64_t e) const {
@@ -235,7 +235,7 @@ class contract_reader : private key_reader {
         if (!weight_type_find(t->type)) {
             unsupported(name, "the types of quants.def for the FFN", ggml_type_name(t->type));
         }
-        return {int32_t(t->type), n_col, n_row, file_.data(*t), GGML_SPARSE_LAYOUT_ROWS};
+        return {int32_t(t->type), n_col, n_row, file_.data(*t), GGML_SPARSE_LAYOUT_ROWS, 0};
     }
 
     void model_tensors() {

@@ -145,7 +145,7 @@ bool read_piece(int fd, const piece & p, uint8_t * memory, uint8_t * staged) {
             return false;
         }
         for (size_t i = 0; i < n; i += r.unit) {
-            r.write(r.arg, staged + i, memory + at + i);
+            r.write(r.arg, staged + i, memory + r.to + (at + i - r.begin) / r.unit * r.stride);
         }
     }
     return true;

@@ -12,11 +12,13 @@
 namespace ggml_sparse {
 
 // Bytes begin .. end - 1 of a file are runs of `unit` bytes, each of which is to lie in memory as write(arg,
-// file, memory) says, in as many bytes. Called by several threads, for whole runs, from_file not in the file.
+// file, memory) says, in as many bytes: the first at `to`, the others `stride` bytes apart. All ranges together fill
+// the bytes that they replace. Called by several threads, for whole runs, from_file not in the file.
 struct rewritten_range {
     size_t begin, end, unit;
     void (*write)(int64_t arg, const uint8_t * from_file, uint8_t * to);
     int64_t arg;
+    size_t  to, stride;
 };
 
 class mapped_file {

@@ -33,8 +33,8 @@ struct ggml_sparse_model {
     std::unordered_map<std::string, std::string> meta; // keys as text, made at load
     std::string                                  warnings;
 
-    // Throws as mapped_file::make_resident.
-    void make_resident();
+    // Throws as mapped_file::make_resident. The order of rows is made for `mode`.
+    void make_resident(ggml_sparse_mode mode);
 
     const llama_vocab * vocab() const { return llama_model_get_vocab(llama.get()); }
 

@@ -19,7 +19,7 @@ namespace ggml_sparse {
 static ggml_sparse_matrix matrix_of(const ggml_tensor * t, bool shape_only = false) {
     ggml_sparse_matrix m{};
     if (t) {
-        m = {t->type, t->ne[0], t->ne[1], shape_only ? static_cast<const void *>(t) : t->data, GGML_SPARSE_LAYOUT_ROWS};
+        m = {t->type, t->ne[0], t->ne[1], shape_only ? static_cast<const void *>(t) : t->data, GGML_SPARSE_LAYOUT_ROWS, 0};
     }
     return m;
 }

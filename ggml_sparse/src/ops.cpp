@@ -61,6 +61,10 @@ void matrix_check(const ggml_sparse_matrix & m, const char * name) {
     if (!m.data) {
         throw bad(name, "data", "NULL");
     }
+    const size_t size = ggml_row_size(static_cast<ggml_type>(m.type), m.n_col);
+    if (m.row_stride != 0 && m.row_stride < size) {
+        throw bad(name, "row_stride 0 or at least " + std::to_string(size) + " bytes", std::to_string(m.row_stride));
+    }
 }
 
 // Rows that are added, not multiplied.
@@ -254,8 +258,8 @@ static attention_work attention_check(const ggml_sparse_matrix & k, const ggml_s
     w.n_head     = n_head;
     w.n_kv       = n_kv;
     w.n_sequence = 1;
-    w.k          = heads_of(k.data, ggml_row_size(static_cast<ggml_type>(k.type), k.n_col), w.n_head_kv);
-    w.v          = heads_of(v.data, ggml_row_size(static_cast<ggml_type>(v.type), v.n_col), w.n_head_kv);
+    w.k          = heads_of(k.data, row_stride(k), w.n_head_kv);
+    w.v          = heads_of(v.data, row_stride(v), w.n_head_kv);
     return w;
 }
 
@@ -314,15 +318,17 @@ ggml_sparse_status ggml_sparse_pack(const ggml_sparse_matrix * src, ggml_sparse_
         pointer_check(dst, "dst");
         rows_check(src->type, layout, src->n_row, src->n_col, "layout");
         const size_t    size = ggml_row_size(static_cast<ggml_type>(src->type), src->n_col);
-        const uint8_t * from = static_cast<const uint8_t *>(src->data);
+        uint8_t *       to   = static_cast<uint8_t *>(dst);
         if (layout == src->layout) {
-            std::memcpy(dst, from, size * static_cast<size_t>(src->n_row));
+            for (int64_t i = 0; i < src->n_row; ++i) {
+                std::memcpy(to + static_cast<size_t>(i) * size, row_at(*src, i), size);
+            }
             return;
         }
         const row_packing & packing = *packing_find(src->type, src->n_col);
         const auto          convert = layout == GGML_SPARSE_LAYOUT_PACKED ? packing.pack : packing.unpack;
         for (int64_t i = 0; i < src->n_row; ++i) {
-            convert(src->n_col, from + static_cast<size_t>(i) * size, static_cast<uint8_t *>(dst) + static_cast<size_t>(i) * size);
+            convert(src->n_col, row_at(*src, i), to + static_cast<size_t>(i) * size);
         }
     });
 }

@@ -21,7 +21,7 @@ class row_reader {
     const weight_type & type() const { return *type_; }
     // For products with several columns at once, see panels.h.
     const tile_kernels & tiles() const { return *tiles_; }
-    const uint8_t *      row(int64_t i) const { return data_ + static_cast<size_t>(i) * row_size_; }
+    const uint8_t *      row(int64_t i) const { return data_ + static_cast<size_t>(i) * row_stride_; }
 
     // x is prepared for type() by x_prepare; meanwhile row `ahead`, of this or a like matrix, is brought to L2.
     float dot(int64_t i, const void * x, const uint8_t * ahead) const { return dot_(n_col_, row(i), x, ahead); }
@@ -42,7 +42,7 @@ class row_reader {
     bool                  has_groups() const { return type_->type == GGML_TYPE_Q4_0; }
     const group_kernels & groups() const { return *groups_; }
     grouped_rows          columns(int64_t c0, int64_t c1) const {
-        return {data_ + ggml_row_size(type_->type, c0), row_size_, static_cast<int>((c1 - c0) / 32)};
+        return {data_ + ggml_row_size(type_->type, c0), row_stride_, static_cast<int>((c1 - c0) / 32)};
     }
 
     // Rows are wanted out of order: bring one to L2 (to L1 measured slower).
@@ -61,7 +61,8 @@ class row_reader {
     const uint8_t *      data_     = nullptr;
     int64_t              n_col_    = 0;
     int64_t              n_row_    = 0;
-    size_t               row_size_ = 0;
+    size_t               row_size_   = 0;
+    size_t               row_stride_ = 0;
     const weight_type *  type_     = nullptr;
     dot_fn               dot_      = nullptr;
     axpy_fn              axpy_     = nullptr;

@@ -143,13 +143,12 @@ void row_to_float(ggml_type type, const void * src, float * dst, int64_t n) {
 
 void matrix_row_to_float(const ggml_sparse_matrix & m, int64_t i, float * dst) {
     const ggml_type type = static_cast<ggml_type>(m.type);
-    const size_t    size = ggml_row_size(type, m.n_col);
-    const uint8_t * row  = static_cast<const uint8_t *>(m.data) + static_cast<size_t>(i) * size;
+    const uint8_t * row  = row_at(m, i);
     if (m.layout == GGML_SPARSE_LAYOUT_ROWS) {
         row_to_float(type, row, dst, m.n_col);
         return;
     }
-    std::vector<uint8_t> plain(size);
+    std::vector<uint8_t> plain(ggml_row_size(type, m.n_col));
     packing_find(type, m.n_col)->unpack(m.n_col, row, plain.data());
     row_to_float(type, plain.data(), dst, m.n_col);
 }

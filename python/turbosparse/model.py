@@ -50,12 +50,12 @@ def _load(path: str | os.PathLike[str], check_tensors: bool) -> Any:
     return native.own(out[0], lib.ggml_sparse_model_free)
 
 
-def _settle(handle: Any, memory: str) -> bool:
-    """Whether the weights lie in memory of their own; else they are read through the file's mapping."""
+def _settle(handle: Any, memory: str, mode: int) -> bool:
+    """Whether the weights lie in memory of their own, as `mode` reads them best; else they are read through the file's mapping."""
     if memory == "mapped":
         return False
     error, resident = native.new_error(), ffi.new("bool *")
-    native.check(lib.ggml_sparse_model_make_resident(handle, memory == "resident", resident, error), error)
+    native.check(lib.ggml_sparse_model_make_resident(handle, mode, memory == "resident", resident, error), error)
     return bool(resident[0])
 
 
@@ -141,7 +141,7 @@ class Model:
         self._tokens: list[int] = []
         self._turn = 0  # of generations
         self._model_handle = self._load(path, check_tensors)
-        self.resident = _settle(self._model_handle, memory)
+        self.resident = _settle(self._model_handle, memory, params.mode)
         self.info = _info(self._model_handle)
         self.layers = self._read_layers()
         params.n_ctx = self._default_ctx(ignore_swa) if n_ctx is None else n_ctx

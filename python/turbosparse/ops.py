@@ -56,8 +56,9 @@ class TypeInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """Rows of one weight type: data uint8 [n_row, bytes per row], C-contiguous, each row n_col values.
+    """Rows of one weight type: data uint8 [n_row, bytes per row], each row n_col values.
 
+    The bytes of a row lie side by side; rows may lie apart, as in every second row of an array (see pair).
     layout: how a row's bytes are ordered: "rows" as ggml does, or "packed" (see pack).
     """
 
@@ -67,14 +68,17 @@ class Matrix:
     layout: Layout = "rows"
 
     def __post_init__(self) -> None:
-        if self.data.ndim != 2 or self.data.dtype != np.uint8 or not self.data.flags.c_contiguous:
-            found = f"{self.data.dtype} {list(self.data.shape)}"
+        if self.data.ndim != 2 or self.data.dtype != np.uint8 or not self._has_whole_rows():
+            found = f"{self.data.dtype} {list(self.data.shape)}, strides {list(self.data.strides)}"
             raise errors.ArgumentError(
-                f"data must be contiguous uint8 [n_row, bytes], not {found}.",
+                f"data must be uint8 [n_row, bytes] with contiguous rows, not {found}.",
                 where="data",
-                expected="contiguous uint8 [n_row, bytes]",
+                expected="uint8 [n_row, bytes] with contiguous rows",
                 found=found,
             )
+
+    def _has_whole_rows(self) -> bool:
+        return self.data.flags.c_contiguous or (self.data.strides[1] == 1 and self.data.strides[0] >= self.data.shape[1])
 
     @property
     def n_row(self) -> int:
@@ -136,9 +140,16 @@ def pack(w: Matrix, layout: Layout = "packed") -> Matrix:
     Quantised types in rows of a multiple of 512 can be packed, others raise UnsupportedModelError and
     ArgumentError. gather_axpy, and ffn's down_t and fc2_t, want "rows".
     """
-    data = np.empty_like(w.data)
+    data = np.empty(w.data.shape, np.uint8)
     _call(lib.ggml_sparse_pack, _matrix(w, "w"), choose("layout", layout, LAYOUTS), _out(data))
     return Matrix(w.type, w.n_col, data, layout)
+
+
+def pair(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
+    """The same two matrices with rows i side by side: as ffn reads gate and up fastest where a predictor picks neurons."""
+    _same("b", a.data.shape, b.data.shape)
+    both = np.stack([a.data, b.data], axis=1)
+    return dataclasses.replace(a, data=both[:, 0]), dataclasses.replace(b, data=both[:, 1])
 
 
 def dequantize(w: Matrix) -> Floats:
@@ -370,7 +381,9 @@ def _matrix(w: Matrix, what: str) -> Any:
     """struct ggml_sparse_matrix * over w, checked for its size. Points into w.data: keep w alive."""
     info = _type(w.type)
     _same(f"{what}.data", (w.n_row, w.n_col // info.block_size * info.type_size), w.data.shape)
+    data = ffi.cast("uint8_t *", w.data.ctypes.data)
+    stride = w.data.strides[0] if w.n_row > 1 else 0
     return ffi.new(
         "struct ggml_sparse_matrix *",
-        (info.id, w.n_col, w.n_row, _in(w.data, "uint8_t *"), choose("layout", w.layout, LAYOUTS)),
+        (info.id, w.n_col, w.n_row, data, choose("layout", w.layout, LAYOUTS), stride),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from turbosparse import errors, ops
@@ -99,6 +101,39 @@ def test_a_predictor_may_be_packed(types: tuple[str, str], mode: ops.Mode) -> No
         np.testing.assert_array_equal(packed.y.view(np.uint32), plain.y.view(np.uint32))
         np.testing.assert_array_equal(packed.mask, plain.mask)
         assert 0 < plain.mask.sum() < plain.mask.size
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("activation", ["drelu", "reglu"])
+@pytest.mark.parametrize("type", ["q4_0", "q8_0", "q4_K", "f16"])
+def test_rows_of_gate_and_up_may_be_pairs(type: str, activation: ops.Activation, isa: ops.Isa) -> None:
+    """The same bits and counters; rows of the second branch that are read in vain count as bytes."""
+    n_embd, n_ff, rank = 512, 300, 512
+    gate, up, down = (random_rows(type, n_ff, n_embd, 20 + i) for i in range(3))
+    packed = (ops.pack(gate), ops.pack(up)) if type in PACKED else (gate, up)
+    pairs = ops.pair(*packed)
+    for n_tokens, first in ((1, "gate"), (3, "up"), (18, "gate")):
+        x = floats(np.random.default_rng(9), n_tokens, n_embd)
+        predictor = Predictor.random(x, n_ff, rank, "q4_0").options()
+        for mode in ("predicted", "exact", "dense", "reference"):
+            options: dict[str, Any] = {"down_t": down, "mode": mode, "activation": activation, "first_branch": first, "isa": isa}
+            options |= predictor if mode == "predicted" else {}
+            apart = ops.ffn(x, gate=packed[0], up=packed[1], **options)
+            paired = ops.ffn(x, gate=pairs[0], up=pairs[1], n_threads=2, **options)
+            np.testing.assert_array_equal(paired.y.view(np.uint32), apart.y.view(np.uint32))
+            in_vain = paired.stats.pop("bytes_ffn") - apart.stats.pop("bytes_ffn")
+            assert paired.stats == apart.stats
+            few = mode == "predicted" and n_tokens <= 4
+            s = apart.stats
+            assert in_vain == (2 * s["n_selected"] - s["rows_gate"] - s["rows_up"] if few else 0) * gate.data.shape[1]
+            assert (in_vain > 0) == few
+
+
+def test_rows_that_overlap_are_refused() -> None:
+    w = random_rows("q4_0", 4, 512, 10)
+    overlapping = np.lib.stride_tricks.as_strided(w.data, (3, w.data.shape[1]), (w.data.shape[1] - 1, 1))
+    with pytest.raises(errors.ArgumentError, match="contiguous rows"):
+        ops.Matrix("q4_0", 512, overlapping)
 
 
 @pytest.mark.parametrize("type", ["f32", "f16", "bf16"])

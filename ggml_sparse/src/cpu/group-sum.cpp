@@ -325,8 +325,8 @@ row_group group_at(const grouped_rows & rows, const int32_t * ids, const float *
     for (int k = 0; k < N_GROUP_ROWS; ++k) {
         const int at   = k0 + k < n ? k0 + k : n - 1;
         const int next = k0 + N_GROUP_ROWS + k < n + n_next ? k0 + N_GROUP_ROWS + k : n + n_next - 1;
-        g.row[k]       = rows.data + static_cast<size_t>(ids[at]) * rows.row_size;
-        g.ahead[k]     = rows.data + static_cast<size_t>(ids[next]) * rows.row_size;
+        g.row[k]       = rows.data + static_cast<size_t>(ids[at]) * rows.row_stride;
+        g.ahead[k]     = rows.data + static_cast<size_t>(ids[next]) * rows.row_stride;
         g.h[k]         = k0 + k < n ? h[at] : 0.0f;
     }
     g.n_quad = n - k0 < N_GROUP_ROWS ? (n - k0 + 3) / 4 : QUADS;

@@ -17,7 +17,7 @@ constexpr int N_GROUP_ROWS = 16;
 
 struct grouped_rows {
     const uint8_t * data;     // of the first block of the wanted columns in row 0
-    size_t          row_size; // bytes from row to row
+    size_t          row_stride; // bytes
     int             n_block;  // blocks of 32 columns
 };
 
