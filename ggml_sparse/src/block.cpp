@@ -126,7 +126,6 @@ void ffn_block::make_calls(int32_t il, ffn_session & session) {
             call.profile = &session.profile_counts[size_t(il)][size_t(e * n_ff)];
             session.profile_columns[size_t(il)][size_t(e)] += uint64_t(call.cols.n);
         }
-        call.both_branches = session.both_branches[size_t(il)] != 0;
         call.mask = mask_.empty() ? nullptr : mask_.data() + n * n_ff;
         n += call.cols.n;
         calls_.push_back(call);

@@ -72,7 +72,7 @@ class few_ffn {
     const ffn_call        call_;
     const bool            predicted_;
     const int64_t         n_embd_, n_ff_;
-    branches              branches_;
+    const branches        branches_;
     const row_reader      down_t_;
     const bool            by_unit_;
     row_reader            fc1_, fc2_; // fc2_: fc2_t where by_unit_
@@ -97,7 +97,6 @@ few_ffn::few_ffn(const ffn_call & call, const ffn_run_params & params)
         fc1_ = row_reader(call.ffn.fc1, *params.kernels);
         fc2_ = row_reader(by_unit_ ? call.ffn.fc2_t : call.ffn.fc2, *params.kernels);
     }
-    branches_.paired = predicted_ && call.both_branches && branches_.has_second && are_paired(call.ffn);
     for (size_t c = 0; c < columns_.size(); ++c) {
         columns_[c].x = call.cols.x[c];
         columns_[c].y = call.cols.y[c];

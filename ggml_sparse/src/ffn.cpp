@@ -51,7 +51,6 @@ static void add_stats(const ggml_sparse_ffn & ffn, int64_t n, const neuron_count
     stats.rows_down += counts.down;
     stats.bytes_ffn += up * row_bytes(ffn.up) + counts.down * row_bytes(ffn.down_t);
     stats.bytes_ffn += ffn.gate.data ? gate * row_bytes(ffn.gate) : 0;
-    stats.bytes_ffn += counts.in_vain * row_bytes(swapped ? ffn.gate : ffn.up);
     if (predicted) {
         stats.bytes_predictor += static_cast<uint64_t>(n * ffn.fc1.n_row) * row_bytes(ffn.fc1) + counts.bytes_fc2;
     }

@@ -40,8 +40,6 @@ struct ffn_call {
     ffn_columns     cols;
     uint64_t *      profile = nullptr; // [n_ff], += 1 per column where the neuron is active; or null
     uint8_t *       mask    = nullptr; // [n, n_ff], 1 where the neuron was selected; or null
-    // Most of the selected neurons are expected to need both branches: where their rows lie side by side they are read so.
-    bool both_branches = true;
 };
 
 struct ffn_run_params {

@@ -21,19 +21,13 @@ branches branches_of(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels
     if (b.has_second) {
         b.second = row_reader(swapped ? ffn.gate : ffn.up, kernels);
     }
-    b.paired = false;
     return b;
-}
-
-bool are_paired(const ggml_sparse_ffn & ffn) {
-    const size_t row = ffn.gate.data ? ggml_row_size(static_cast<ggml_type>(ffn.gate.type), ffn.gate.n_col) : 0;
-    return row > 0 && ffn.up.data == row_at(ffn.gate, 0) + row && ffn.gate.row_stride == 2 * row && ffn.up.row_stride == 2 * row;
 }
 
 // Neurons in increasing order, with what is needed to fetch their rows ahead of time.
 struct row_list {
     int     n = 0;
-    int32_t ids[N_CHUNK_MAX + next_neurons::N]; // list_rows writes one entry behind the last
+    int32_t ids[N_CHUNK_MAX + 1]; // list_rows writes one entry behind the last
 
     // Calls f(j, ahead): `ahead` is the row to bring to L2 meanwhile; those of after(0), after(1), ... follow the last one.
     template <typename A, typename F> void each(const row_reader & rows, A && after, F && f) const {
@@ -87,35 +81,6 @@ static void second_branch(const branches & b, const gate_up_column & col, row_li
     });
 }
 
-// Both, of the neurons that are selected, one neuron after the other: their rows are fetched as one run.
-static void both_branches(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1, const next_neurons & next,
-                          row_list & list, neuron_counts & counts) {
-    std::fill(col.h + j0, col.h + j1, 0.0f);
-    list_rows(list, j0, j1, [&](int64_t j) { return !col.mask || col.mask[j]; });
-    const int n = list.n;
-    for (int i = 0; i < next.n; ++i) { // what is fetched behind the last
-        list.ids[n + i] = next.ids[i];
-    }
-    const auto ahead = [&](int k) { return list.ids[std::min(k + N_AHEAD, n + next.n - 1)]; };
-    for (int k = 0; k < std::min(N_AHEAD, n); ++k) {
-        b.first.prefetch(list.ids[k]);
-        b.second.prefetch(list.ids[k]);
-    }
-    for (int k = 0; k < n; ++k) {
-        const int32_t j     = list.ids[k];
-        const float   first = relu(b.first.dot(j, col.first, b.first.row(ahead(k))));
-        if (first == 0.0f) {
-            b.second.prefetch(ahead(k));
-            continue;
-        }
-        const float second = b.second.dot(j, col.second, b.second.row(ahead(k)));
-        col.h[j]           = first * (b.relu_second ? relu(second) : second);
-        ++counts.second;
-    }
-    counts.first   = static_cast<uint64_t>(n);
-    counts.in_vain = counts.first - counts.second;
-}
-
 static void count_active(const gate_up_column & col, const row_list & list, neuron_counts & counts) {
     for (int k = 0; k < list.n; ++k) {
         const int32_t j      = list.ids[k];
@@ -132,11 +97,6 @@ int64_t gate_up_width(int64_t n_ff) { return std::clamp<int64_t>(n_ff / 32, N_GR
 neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1, const next_neurons & next) {
     neuron_counts counts;
     row_list      list;
-    if (b.paired) {
-        both_branches(b, col, j0, j1, next, list, counts);
-        count_active(col, list, counts);
-        return counts;
-    }
     first_branch(b, col, j0, j1, list);
     counts.first = static_cast<uint64_t>(list.n);
     if (b.has_second) {

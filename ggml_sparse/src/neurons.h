@@ -15,7 +15,6 @@ struct neuron_counts {
     uint64_t first     = 0; // rows of the first branch computed
     uint64_t second    = 0;
     uint64_t down      = 0;
-    uint64_t in_vain   = 0; // of the second branch, fetched with those of the first and not computed
     uint64_t active    = 0; // h != 0
     uint64_t bytes_fc2 = 0; // of the predictor, read
 
@@ -23,7 +22,6 @@ struct neuron_counts {
         first += o.first;
         second += o.second;
         down += o.down;
-        in_vain += o.in_vain;
         active += o.active;
         bytes_fc2 += o.bytes_fc2;
     }
@@ -36,14 +34,11 @@ struct branches {
     bool       has_second;
     bool       relu_second;
     bool       every_row; // DENSE: compute all rows whatever comes out
-    bool       paired;    // rows of a neuron lie side by side, and most selected neurons need both
 };
 
 // Does up decide which neurons are computed further?
 bool     first_is_up(const ggml_sparse_ffn & ffn);
 branches branches_of(const ggml_sparse_ffn & ffn, const sparse_kernels & kernels);
-// Do the rows of gate and up of one neuron lie side by side?
-bool     are_paired(const ggml_sparse_ffn & ffn);
 
 struct gate_up_column {
     const void *    first;   // x prepared for the two branches

@@ -15,13 +15,7 @@ ggml_sparse_ffn ffn_session::ffn(int32_t il, int64_t e) const {
     return f;
 }
 
-// Reading both rows of a neuron in one go pays when three quarters of the selected neurons need both.
-static bool most_need_both(const ggml_sparse_layer_stats & s) { return 4 * (s.rows_gate + s.rows_up) >= 7 * s.n_selected; }
-
 void ffn_session::start_batch() {
-    for (size_t il = 0; il < layers.size(); ++il) {
-        both_branches[il] = most_need_both(layers[il]);
-    }
     std::fill(layers.begin(), layers.end(), ggml_sparse_layer_stats{});
     times = {};
     ++i_batch;

@@ -16,7 +16,7 @@
 namespace ggml_sparse {
 
 struct ffn_session {
-    explicit ffn_session(const model_spec & spec) : spec(spec), layers(spec.layers.size()), both_branches(layers.size(), 1) {}
+    explicit ffn_session(const model_spec & spec) : spec(spec), layers(spec.layers.size()) {}
 
     const model_spec &     spec;
     ggml_sparse_mode       mode            = GGML_SPARSE_MODE_EXACT; // never DEFAULT
@@ -31,7 +31,6 @@ struct ffn_session {
     // counters of the batch under way; its number tells an open block that it is stale
     uint64_t                             i_batch = 0;
     std::vector<ggml_sparse_layer_stats> layers;
-    std::vector<uint8_t>                 both_branches; // per layer: did most selected neurons of the batch before need both?
     ffn_times                            times{};
 
     // profile, per layer [n_set, n_ff] and [n_set]; empty while off

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from turbosparse import Model
 from turbosparse.errors import ArgumentError, FileError
-from turbosparse.stats import LayerStats
 
 TOKENS = [1, 5, 9, 3]
 
@@ -44,31 +43,6 @@ def test_packed_rows_change_no_bit(cases: Any, family: str, outtype: str) -> Non
         for made_for in (modes[-1], "exact"):
             np.testing.assert_array_equal(found[None, mode], found[made_for, mode])
         assert np.ptp(found[None, mode]) > 0
-
-
-def test_made_for_a_predictor_reads_both_rows_where_most_neurons_need_both(cases: Any) -> None:
-    """Rows of gate and up lie side by side; those read in vain count as bytes, and too many of them end it."""
-    shape = {"n_embd": 512, "n_ff": 512, "n_head": 4, "n_layer": 1, "ranks": (512,)}
-    row = 512 // 32 * 18
-    case = cases("mistral", "q4_0", **shape)
-
-    def apart(layer: LayerStats) -> int:
-        return (layer.rows_gate + layer.rows_up + layer.rows_down) * row
-
-    def together(layer: LayerStats) -> int:
-        return (2 * layer.n_selected + layer.rows_down) * row
-
-    for made_for in ("exact", "predicted"):
-        with case.open(memory="resident", mode=made_for, n_threads=2, n_ctx=64) as model:
-            model.mode = "predicted"
-            model.shift_threshold(-1e6)  # selects all: half of the first branches are not positive
-            found = []
-            for _ in range(2):
-                model.eval([5])
-                found += model.layer_stats()
-            assert all(4 * layer.rows_up < 3 * layer.n_selected == 3 * 512 for layer in found)
-            assert found[0].bytes_ffn == (apart if made_for == "exact" else together)(found[0])
-            assert found[1].bytes_ffn == apart(found[1])
 
 
 def test_a_small_file_is_left_where_it_is(mistral) -> None:
