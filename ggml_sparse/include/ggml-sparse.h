@@ -443,11 +443,13 @@ GGML_SPARSE_API enum ggml_sparse_isa ggml_sparse_isa_best(void) GGML_SPARSE_NOEX
 GGML_SPARSE_API bool ggml_sparse_isa_usable(enum ggml_sparse_isa isa) GGML_SPARSE_NOEXCEPT;
 
 // How the bytes of a row are ordered. PACKED is what dots read fastest, for quantised rows of a multiple
-// of GGML_SPARSE_PACKED_COLUMNS elements: the same number of bytes, the same bits of every result. It may
-// change between versions and is never in a file; ggml_sparse_pack makes it.
+// of GGML_SPARSE_PACKED_COLUMNS elements; SUMS what sums of rows read fastest (down_t, fc2_t), for such q4_0 rows: the
+// same number of bytes, the same bits of every result. They may change between versions and are never in a file;
+// ggml_sparse_pack makes them.
 enum ggml_sparse_layout {
     GGML_SPARSE_LAYOUT_ROWS   = 0, // ggml's
     GGML_SPARSE_LAYOUT_PACKED = 1,
+    GGML_SPARSE_LAYOUT_SUMS   = 2,
 };
 
 #define GGML_SPARSE_PACKED_COLUMNS 512
@@ -466,7 +468,7 @@ GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_quantize(
         int32_t type, const float * src, int64_t n_row, int64_t n_col, void * dst, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_dequantize(
         const struct ggml_sparse_matrix * src, float * dst, struct ggml_sparse_error * err) GGML_SPARSE_NOEXCEPT;
-// The rows of src, of either layout, in `layout`; dst holds as many bytes as src and does not overlap it.
+// The rows of src, of any layout, in `layout`; dst holds as many bytes as src and does not overlap it.
 // ERR_UNSUPPORTED for a type or a row length that cannot be packed.
 GGML_SPARSE_API enum ggml_sparse_status ggml_sparse_pack(
         const struct ggml_sparse_matrix * src, enum ggml_sparse_layout layout, void * dst,
@@ -497,7 +499,7 @@ struct ggml_sparse_ffn {
     struct ggml_sparse_matrix gate, up, down_t; // {n_embd, n_ff}; gate.data NULL for RELU
     struct ggml_sparse_matrix fc1, fc2;         // {n_embd, r}, {r, n_ff}; data NULL = no predictor
     const float * pred_in_scale;                // [n_embd] or NULL
-    // down_t and fc2_t are in ggml's layout, the others in either.
+    // down_t and fc2_t are in layout ROWS or SUMS, the others in ROWS or PACKED.
     // fc2 by hidden unit, {n_ff, r}: instead of fc2, which is then NULL. Rows of units that are zero are not read.
     struct ggml_sparse_matrix fc2_t;
 };

@@ -51,7 +51,7 @@ void copy_rows(const ggml_sparse_matrix & m, uint8_t * data, size_t offset, size
         std::memcpy(data, static_cast<const uint8_t *>(m.data) + offset, size);
         return;
     }
-    const row_packing &  packing = *packing_find(m.type, m.n_col);
+    const row_packing &  packing = *packing_find(m.type, m.layout, m.n_col);
     std::vector<uint8_t> row(row_size);
     for (size_t done = 0; done < size;) {
         const size_t i = (offset + done) / row_size, at = (offset + done) % row_size, n = std::min(size - done, row_size - at);

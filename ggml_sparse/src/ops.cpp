@@ -37,8 +37,8 @@ static const weight_type & type_check(int32_t type, ggml_sparse_layout layout, c
     const weight_type * wt = weight_type_find(type, layout);
     if (!wt) {
         const std::string found = std::string(ggml_type_name(static_cast<ggml_type>(type))) + ", layout " + std::to_string(layout);
-        error             e(GGML_SPARSE_ERR_UNSUPPORTED, std::string(name) + ": only quantised types can be packed, found " + found + ".");
-        e.at(name).expected("a quantised type, layout ROWS or PACKED").found(found);
+        error             e(GGML_SPARSE_ERR_UNSUPPORTED, std::string(name) + ": only quantised types can be packed, and q4_0 for sums; found " + found + ".");
+        e.at(name).expected("a type that has this layout").found(found);
         throw e;
     }
     return *wt;
@@ -73,6 +73,18 @@ static void plain_check(const ggml_sparse_matrix & m, const char * name) {
         throw bad(name, "rows in ggml's layout (ggml_sparse_pack makes them)", "layout " + std::to_string(m.layout));
     }
 }
+static void sums_check(const ggml_sparse_matrix & m, const char * name) {
+    if (m.layout != GGML_SPARSE_LAYOUT_SUMS) {
+        plain_check(m, name);
+    }
+}
+
+// Rows that are multiplied.
+static void dots_check(const ggml_sparse_matrix & m, const char * name) {
+    if (m.layout == GGML_SPARSE_LAYOUT_SUMS) {
+        throw bad(name, "rows in layout ROWS or PACKED", "layout SUMS");
+    }
+}
 
 static void matrix_check_shape(const ggml_sparse_matrix & m, const char * name, int64_t n_col, int64_t n_row) {
     matrix_check(m, name);
@@ -89,6 +101,7 @@ static void predictor_check(const ggml_sparse_ffn & ffn) {
         return;
     }
     matrix_check_shape(ffn.fc1, "fc1", ffn.up.n_col, ffn.fc1.n_row);
+    dots_check(ffn.fc1, "fc1");
     if (ffn.fc1.n_row == 0) {
         throw bad("fc1", "a rank above 0", "0");
     }
@@ -97,9 +110,10 @@ static void predictor_check(const ggml_sparse_ffn & ffn) {
     }
     if (ffn.fc2_t.data) {
         matrix_check_shape(ffn.fc2_t, "fc2_t", ffn.up.n_row, ffn.fc1.n_row);
-        plain_check(ffn.fc2_t, "fc2_t");
+        sums_check(ffn.fc2_t, "fc2_t");
     } else {
         matrix_check_shape(ffn.fc2, "fc2", ffn.fc1.n_row, ffn.up.n_row);
+        dots_check(ffn.fc2, "fc2");
     }
 }
 
@@ -115,10 +129,12 @@ void ffn_check(const ggml_sparse_ffn & ffn) {
         throw bad("first_branch", "0 (gate) or 1 (up)", std::to_string(ffn.first_branch));
     }
     matrix_check(ffn.up, "up");
+    dots_check(ffn.up, "up");
     matrix_check_shape(ffn.down_t, "down_t", ffn.up.n_col, ffn.up.n_row);
-    plain_check(ffn.down_t, "down_t");
+    sums_check(ffn.down_t, "down_t");
     if (activation != GGML_SPARSE_RELU) {
         matrix_check_shape(ffn.gate, "gate", ffn.up.n_col, ffn.up.n_row);
+        dots_check(ffn.gate, "gate");
     } else if (ffn.gate.data) {
         throw bad("gate", "NULL, as activation is RELU", "a matrix");
     }
@@ -319,16 +335,15 @@ ggml_sparse_status ggml_sparse_pack(const ggml_sparse_matrix * src, ggml_sparse_
         rows_check(src->type, layout, src->n_row, src->n_col, "layout");
         const size_t    size = ggml_row_size(static_cast<ggml_type>(src->type), src->n_col);
         uint8_t *       to   = static_cast<uint8_t *>(dst);
-        if (layout == src->layout) {
-            for (int64_t i = 0; i < src->n_row; ++i) {
-                std::memcpy(to + static_cast<size_t>(i) * size, row_at(*src, i), size);
+        std::vector<uint8_t> plain(size);
+        const row_packing *  from = packing_find(src->type, src->layout, src->n_col), *into = packing_find(src->type, layout, src->n_col);
+        for (int64_t i = 0; i < src->n_row; ++i, to += size) {
+            const uint8_t * row = row_at(*src, i);
+            if (from) {
+                from->unpack(src->n_col, row, plain.data());
+                row = plain.data();
             }
-            return;
-        }
-        const row_packing & packing = *packing_find(src->type, src->n_col);
-        const auto          convert = layout == GGML_SPARSE_LAYOUT_PACKED ? packing.pack : packing.unpack;
-        for (int64_t i = 0; i < src->n_row; ++i) {
-            convert(src->n_col, row_at(*src, i), to + static_cast<size_t>(i) * size);
+            into ? into->pack(src->n_col, row, to) : static_cast<void>(std::memcpy(to, row, size));
         }
     });
 }
@@ -351,6 +366,7 @@ ggml_sparse_status ggml_sparse_op_gather_dot(const ggml_sparse_matrix * w, const
                                              ggml_sparse_error * err) noexcept {
     return guard(err, [&] {
         matrix_check(*pointer_check(w, "w"), "w");
+        dots_check(*w, "w");
         count_check(n_tokens, "n_tokens");
         count_check(n_ids, "n_ids");
         pointer_check(x, "x");

@@ -223,16 +223,34 @@ template <typename format> void unpack(int64_t n, const uint8_t * src, uint8_t *
     }
 }
 
+// --- q4_0 rows that are added --------------------------------------------------------------
+
+template <bool PACK> void move_sums(int64_t n, const uint8_t * src, uint8_t * dst) {
+    constexpr int BLOCK = q4_0_packed::BYTES / UNIT_BLOCKS;
+    for (; n > 0; n -= UNIT_SIZE, src += q4_0_packed::BYTES, dst += q4_0_packed::BYTES) {
+        for (int b = 0; b < UNIT_BLOCKS; ++b) {
+            const int scale = SUMS_SCALE_AT + 2 * b;
+            std::memcpy(dst + (PACK ? scale : b * BLOCK), src + (PACK ? b * BLOCK : scale), 2);
+            for (int byte = 0; byte < 16; byte += 4) {
+                const int plain = b * BLOCK + 2 + byte, packed = sums_place(b, byte);
+                std::memcpy(dst + (PACK ? packed : plain), src + (PACK ? plain : packed), 4);
+            }
+        }
+    }
+}
+
 } // namespace
 
-const row_packing * packing_find(int32_t type, int64_t n_col) {
+const row_packing * packing_find(int32_t type, ggml_sparse_layout layout, int64_t n_col) {
     static constexpr row_packing packings[] = {
-#define SPARSE_TYPE(NAME, name, FORM) SPARSE_PACKED_##FORM({GGML_TYPE_##NAME, pack<name##_packed>, unpack<name##_packed>}, )
+#define SPARSE_TYPE(NAME, name, FORM)                                                                                                      \
+    SPARSE_PACKED_##FORM({GGML_TYPE_##NAME, GGML_SPARSE_LAYOUT_PACKED, pack<name##_packed>, unpack<name##_packed>}, )
 #include "quants.def"
 #undef SPARSE_TYPE
+        {GGML_TYPE_Q4_0, GGML_SPARSE_LAYOUT_SUMS, move_sums<true>, move_sums<false>},
     };
     for (const row_packing & p : packings) {
-        if (p.type == type && n_col > 0 && n_col % UNIT_SIZE == 0) {
+        if (p.type == type && p.layout == layout && n_col > 0 && n_col % UNIT_SIZE == 0) {
             return &p;
         }
     }

@@ -15,12 +15,12 @@ class pack_list {
     explicit pack_list(const mapped_file & file) : file_(file) {}
 
     // m and the n_set - 1 like it that follow.
-    void add(ggml_sparse_matrix & m, int64_t n_set) {
-        const row_packing * packing = m.data ? packing_find(m.type, m.n_col) : nullptr;
+    void add(ggml_sparse_matrix & m, int64_t n_set, ggml_sparse_layout layout = GGML_SPARSE_LAYOUT_PACKED) {
+        const row_packing * packing = m.data ? packing_find(m.type, layout, m.n_col) : nullptr;
         if (packing) {
             const size_t row   = ggml_row_size(ggml_type(m.type), m.n_col);
             const size_t begin = size_t(static_cast<const uint8_t *>(m.data) - file_.data());
-            matrices_.push_back({&m, begin, row});
+            matrices_.push_back({&m, layout, begin, row});
             ranges_.push_back({begin, begin + row * size_t(m.n_row * n_set), row, packing->pack, m.n_col, begin, row});
         }
     }
@@ -51,7 +51,7 @@ class pack_list {
 
     void set_packed() const {
         for (const packed & p : matrices_) {
-            p.matrix->layout     = GGML_SPARSE_LAYOUT_PACKED;
+            p.matrix->layout     = p.layout;
             p.matrix->data       = file_.data() + p.to;
             p.matrix->row_stride = p.stride;
         }
@@ -60,6 +60,7 @@ class pack_list {
   private:
     struct packed {
         ggml_sparse_matrix * matrix;
+        ggml_sparse_layout   layout;
         size_t               to, stride; // of its rows
     };
 
@@ -68,7 +69,7 @@ class pack_list {
     std::vector<rewritten_range> ranges_; // theirs
 };
 
-// Packed is what dots and tiles read and nobody adds rows of. A predictor picks neurons here and there, and memory gives
+// Every matrix gets the layout that its reader wants: dots and tiles, or sums of rows. A predictor picks neurons here and there, and memory gives
 // the two rows of each faster side by side (docs/decisions.md, 25); without one, first branches are read in order.
 void ggml_sparse_model::make_resident(ggml_sparse_mode mode) {
     if (file.bytes().resident()) {
@@ -85,6 +86,8 @@ void ggml_sparse_model::make_resident(ggml_sparse_mode mode) {
         }
         list.add(l.ffn.fc1, n_set);
         list.add(l.ffn.fc2, n_set);
+        list.add(l.ffn.down_t, n_set, GGML_SPARSE_LAYOUT_SUMS);
+        list.add(l.ffn.fc2_t, n_set, GGML_SPARSE_LAYOUT_SUMS);
     }
     for (ggml_sparse_matrix & m : products.matrices()) {
         list.add(m, 1);

@@ -38,9 +38,10 @@ class row_reader {
     // The same for n rows that are all wanted, two calls' rows fetched ahead; ids [n + n_next] go on with rows that come after them.
     void axpy_list(int n, const int32_t * ids, const float * h, int n_next, int64_t c0, int64_t c1, float * y) const;
 
-    // Sums of rows as integers, sixteen at a time (cpu/group-sum.h): for q4_0 in ggml's layout.
+    // Sums of rows as integers, sixteen at a time (cpu/group-sum.h): for q4_0 in layout ROWS or SUMS. c0 is a multiple of 512,
+    // and c1 is, or is n_col.
     bool                  has_groups() const { return type_->type == GGML_TYPE_Q4_0; }
-    const group_kernels & groups() const { return *groups_; }
+    const group_kernels & groups() const { return groups_[type_->layout == GGML_SPARSE_LAYOUT_SUMS]; }
     grouped_rows          columns(int64_t c0, int64_t c1) const {
         return {data_ + ggml_row_size(type_->type, c0), row_stride_, static_cast<int>((c1 - c0) / 32)};
     }

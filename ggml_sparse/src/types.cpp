@@ -26,6 +26,7 @@ static const std::array<weight_type, SPARSE_ROWS_COUNT> & weight_types() {
         {GGML_TYPE_##NAME, #name, x_form::LANES, GGML_TYPE_Q8_0, SPARSE_PACKED_INDEX_##NAME, UNIT_SIZE, GGML_SPARSE_LAYOUT_PACKED}, )
 #include "quants.def"
 #undef SPARSE_TYPE
+        {GGML_TYPE_Q4_0, "q4_0", x_form::F32, GGML_TYPE_F32, SPARSE_SUMS_INDEX_Q4_0, UNIT_SIZE, GGML_SPARSE_LAYOUT_SUMS},
     }};
     return types;
 }
@@ -149,7 +150,7 @@ void matrix_row_to_float(const ggml_sparse_matrix & m, int64_t i, float * dst) {
         return;
     }
     std::vector<uint8_t> plain(ggml_row_size(type, m.n_col));
-    packing_find(type, m.n_col)->unpack(m.n_col, row, plain.data());
+    packing_find(type, m.layout, m.n_col)->unpack(m.n_col, row, plain.data());
     row_to_float(type, plain.data(), dst, m.n_col);
 }
 

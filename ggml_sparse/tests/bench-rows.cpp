@@ -134,7 +134,7 @@ static void report(const char * what, const bench_case & c, int n_threads, void 
 }
 
 static void report_packing(const row_reader & rows, const uint8_t * data) {
-    const auto           pack = packing_find(rows.type().type, N_COL)->pack;
+    const auto           pack = packing_find(rows.type().type, GGML_SPARSE_LAYOUT_PACKED, N_COL)->pack;
     const size_t         size = rows.row_size();
     const int            n    = int(N_BYTES_NEAR / size);
     std::vector<uint8_t> dst(N_BYTES_NEAR);
@@ -196,7 +196,7 @@ int main(int argc, char ** argv) {
         }
         printf("\n");
     }
-    for (int i = 0; i < SPARSE_ROWS_COUNT; ++i) {
+    for (int i = 0; i < SPARSE_SUMS_INDEX_Q4_0; ++i) {
         const weight_type & wt = weight_type_at(i);
         for (int isa = GGML_SPARSE_ISA_GENERIC; isa <= GGML_SPARSE_ISA_NEON; ++isa) {
             const sparse_kernels * kernels = sparse_kernels_get(static_cast<ggml_sparse_isa>(isa));

@@ -52,7 +52,7 @@ struct graph {
     }
 };
 
-static ggml_sparse_matrix matrix_of(const ggml_tensor * t) { return {t->type, t->ne[0], t->ne[1], t->data, GGML_SPARSE_LAYOUT_ROWS}; }
+static ggml_sparse_matrix matrix_of(const ggml_tensor * t) { return {t->type, t->ne[0], t->ne[1], t->data, GGML_SPARSE_LAYOUT_ROWS, 0}; }
 
 static bool same_bits(const std::vector<float> & a, const std::vector<float> & b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;

@@ -134,8 +134,8 @@ static void test(const type_shape & t, const sparse_kernels & kernels, int n) {
 static void test_packed(const type_shape & t, const sparse_kernels & kernels, int n) {
     const std::vector<uint8_t> w = random_rows(t, n / t.block);
     std::vector<uint8_t>       packed(w.size()), back(w.size());
-    packing_find(t.type, n)->pack(n, w.data(), packed.data());
-    packing_find(t.type, n)->unpack(n, packed.data(), back.data());
+    packing_find(t.type, GGML_SPARSE_LAYOUT_PACKED, n)->pack(n, w.data(), packed.data());
+    packing_find(t.type, GGML_SPARSE_LAYOUT_PACKED, n)->unpack(n, packed.data(), back.data());
     check(back == w, "unpacked again", t.index, n);
     srand(7);
     const activations x(n, t.order);

@@ -59,7 +59,7 @@ class Matrix:
     """Rows of one weight type: data uint8 [n_row, bytes per row], each row n_col values.
 
     The bytes of a row lie side by side; rows may lie apart, as in every second row of an array (see pair).
-    layout: how a row's bytes are ordered: "rows" as ggml does, or "packed" (see pack).
+    layout: how a row's bytes are ordered: "rows" as ggml does, "packed" or "sums" (see pack).
     """
 
     type: str
@@ -135,10 +135,10 @@ def quantize(x: Floats, type: str) -> Matrix:
 
 
 def pack(w: Matrix, layout: Layout = "packed") -> Matrix:
-    """The same rows in another layout: "packed" is what dots read fastest, "rows" is ggml's; results are equal bits.
+    """The same rows in another layout: "packed" is what dots read fastest, "sums" what sums of rows do, "rows" is ggml's.
 
-    Quantised types in rows of a multiple of 512 can be packed, others raise UnsupportedModelError and
-    ArgumentError. gather_axpy, and ffn's down_t and fc2_t, want "rows".
+    Results are equal bits. Quantised types in rows of a multiple of 512 can be packed, q4_0 alone has "sums"; others
+    raise UnsupportedModelError and ArgumentError. gather_axpy wants "rows", ffn's down_t and fc2_t "rows" or "sums".
     """
     data = np.empty(w.data.shape, np.uint8)
     _call(lib.ggml_sparse_pack, _matrix(w, "w"), choose("layout", layout, LAYOUTS), _out(data))

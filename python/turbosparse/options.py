@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 Mode: TypeAlias = Literal["dense", "exact", "predicted", "reference"]
 Activation: TypeAlias = Literal["drelu", "reglu", "relu"]
 Isa: TypeAlias = Literal["auto", "generic", "avx2", "avxvnni", "avx512", "neon"]
-Layout: TypeAlias = Literal["rows", "packed"]
+Layout: TypeAlias = Literal["rows", "packed", "sums"]
 KvType: TypeAlias = Literal["f16", "f32", "q8_0"]
 FlashAttn: TypeAlias = Literal["auto", "on", "off"]
 Memory: TypeAlias = Literal["auto", "mapped", "resident"]

@@ -124,6 +124,66 @@ def test_rows_of_gate_and_up_may_be_pairs(type: str, activation: ops.Activation,
             assert paired.stats == apart.stats
 
 
+def test_the_layout_for_sums_only_moves_bits() -> None:
+    """Four blocks to 64 bytes, their dwords in turns, then the scales of sixteen."""
+    w = any_bytes("q4_0", 3, 1024)
+    sums = ops.pack(w, "sums")
+    assert sums.layout == "sums"
+    blocks = w.data.reshape(3, 2, 4, 4, 18)  # row, unit, four blocks, block
+    quants = blocks[..., 2:].reshape(3, 2, 4, 4, 4, 4).swapaxes(3, 4).reshape(3, 2, 256)
+    scales = blocks[..., :2].reshape(3, 2, 32)
+    np.testing.assert_array_equal(sums.data, np.concatenate([quants, scales], axis=2).reshape(3, -1))
+    np.testing.assert_array_equal(ops.pack(sums, "rows").data, w.data)
+    np.testing.assert_array_equal(ops.pack(sums, "packed").data, ops.pack(w).data)
+    np.testing.assert_array_equal(ops.dequantize(sums), ops.dequantize(w))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n_ff", [1, 40, 300, 7808])
+def test_rows_of_down_in_the_layout_for_sums(n_ff: int, isa: ops.Isa) -> None:
+    """The same bits: groups that are not full, lists of several, and any number of columns and threads."""
+    n_embd = 1024
+    gate, up = (random_rows("q4_0", n_ff, n_embd, 20 + i) for i in range(2))
+    down = any_bytes("q4_0", n_ff, n_embd)
+    down.data.reshape(n_ff, -1, 18)[..., :2] = np.frombuffer(np.float16(0.3).tobytes(), np.uint8)
+    for n_tokens in (1, 3, 5, 18):
+        x = floats(np.random.default_rng(9), n_tokens, n_embd)
+        for mode in ("exact", "dense", "reference") if n_ff <= 300 else ("exact",):
+            plain = ops.ffn(x, gate=gate, up=up, down_t=down, mode=mode, isa=isa)  # type: ignore[arg-type]
+            sums = ops.ffn(x, gate=gate, up=up, down_t=ops.pack(down, "sums"), mode=mode, isa=isa, n_threads=2)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(sums.y.view(np.uint32), plain.y.view(np.uint32))
+            assert sums.stats == plain.stats
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_predictor_by_unit_in_the_layout_for_sums(isa: ops.Isa) -> None:
+    n_embd, n_ff, rank = 512, 1024, 70
+    gate, up, down = (random_rows("q4_0", n_ff, n_embd, 20 + i) for i in range(3))
+    fc1, fc2_t = random_rows("q4_0", rank, n_embd, 30), random_rows("q4_0", rank, n_ff, 31)
+    for n_tokens in (1, 6):
+        x = floats(np.random.default_rng(9), n_tokens, n_embd)
+        options: dict[str, Any] = {"gate": gate, "up": up, "down_t": down, "fc1": fc1, "isa": isa, "mode": "predicted"}
+        plain = ops.ffn(x, fc2_t=fc2_t, **options)
+        sums = ops.ffn(x, fc2_t=ops.pack(fc2_t, "sums"), **options)
+        np.testing.assert_array_equal(sums.mask, plain.mask)
+        np.testing.assert_array_equal(sums.y.view(np.uint32), plain.y.view(np.uint32))
+        assert 0.2 < plain.mask.mean() < 0.8
+
+
+def test_layouts_have_their_places() -> None:
+    w = random_rows("q4_0", 4, 512, 10)
+    sums, x = ops.pack(w, "sums"), np.ones((1, 512), np.float32)
+    with pytest.raises(errors.ArgumentError, match="w: expected rows in layout ROWS or PACKED"):
+        ops.gather_dot(sums, x, np.zeros((1, 1), np.int32))
+    with pytest.raises(errors.ArgumentError, match="ggml's layout"):
+        ops.gather_axpy(sums, np.ones((1, 1), np.float32), np.zeros((1, 1), np.int32))
+    for name in ("gate", "up"):
+        with pytest.raises(errors.ArgumentError, match=f"{name}: expected rows in layout ROWS or PACKED"):
+            ops.ffn(x, **({"gate": w, "up": w, "down_t": w} | {name: sums}))
+    with pytest.raises(errors.UnsupportedModelError, match="q4_0 for sums"):
+        ops.pack(random_rows("q8_0", 4, 512, 10), "sums")
+
+
 def test_rows_that_overlap_are_refused() -> None:
     w = random_rows("q4_0", 4, 512, 10)
     overlapping = np.lib.stride_tricks.as_strided(w.data, (3, w.data.shape[1]), (w.data.shape[1] - 1, 1))

@@ -544,6 +544,7 @@ constexpr tile_kernels TILES[] = {
 #define SPARSE_TYPE(NAME, name, FORM) SPARSE_PACKED_##FORM(planar_kernels<packed_tile<name##_packed>>(), )
 #include "../quants.def"
 #undef SPARSE_TYPE
+    {}, // rows that are only added
 };
 
 } // namespace

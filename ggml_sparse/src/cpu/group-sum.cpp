@@ -3,12 +3,13 @@
 #include "group-sum.h"
 
 #include "kernels.h"
+#include "packed-unit.h"
 #include "simd.h"
 
 namespace ggml_sparse {
 namespace {
 
-constexpr int BYTES = 18; // of a block: f16 d, 16 bytes of nibbles
+constexpr int BYTES = 18; // of a block: in ggml's layout f16 d, 16 bytes of nibbles
 constexpr int CHUNK = 16; // blocks whose factors are made at once
 constexpr int QUADS = N_GROUP_ROWS / 4;
 
@@ -32,13 +33,36 @@ template <int P> struct group_factors {
 // The largest of them is at least this, so that its inverse is finite.
 constexpr float LEAST = 0x1p-110f;
 
-// The steps that have SIMD forms below.
-template <int P> void make_factors(const row_group & g, int64_t at, int n_block, group_factors<P> & f);
+// The step that every instruction set has in a form of its own, in ggml's layout.
 template <int P> void add_block(const row_group & g, int64_t at, const group_factors<P> & f, int b, float * y);
+
+// The next group's rows come to L2 one behind the other while this group is added: memory reads a row after a row
+// faster than sixteen side by side.
+struct group_ahead {
+    const uint8_t * const * row;
+    int64_t                 n_bytes; // of each
+    int                     k;
+    int64_t                 at;
+
+    void fetch(int64_t n) {
+        for (; n > 0 && k < N_GROUP_ROWS; n -= 64) {
+            __builtin_prefetch(row[k] + at, 0, 2);
+            at += 64;
+            if (at >= n_bytes) {
+                at = 0;
+                ++k;
+            }
+        }
+    }
+};
+
+// --- factors, a block at a time ------------------------------------------------------------
+
+#if !defined(__AVX512VNNI__)
 
 inline bool is_finite(float a) { return __builtin_fabsf(a) <= 0x1.fffffep127f; }
 
-template <int P> void make_factors_portable(const row_group & g, int64_t at, int n_block, group_factors<P> & f) {
+template <int P> void make_factors(const row_group & g, int64_t at, int n_block, group_factors<P> & f) {
     constexpr float MOST = group_factors<P>::MOST;
     for (int b = 0; b < n_block; ++b) {
         float h_d[N_GROUP_ROWS], peak = LEAST;
@@ -63,42 +87,11 @@ template <int P> void make_factors_portable(const row_group & g, int64_t at, int
     }
 }
 
-// The next group's rows come to L2 one behind the other while this group is added: memory reads a row after a row
-// faster than sixteen side by side.
-struct group_ahead {
-    const uint8_t * const * row;
-    int64_t                 n_bytes; // of each
-    int                     k;
-    int64_t                 at;
-
-    void fetch(int64_t n) {
-        for (; n > 0 && k < N_GROUP_ROWS; n -= 64) {
-            __builtin_prefetch(row[k] + at, 0, 2);
-            at += 64;
-            if (at >= n_bytes) {
-                at = 0;
-                ++k;
-            }
-        }
-    }
-};
-
-template <int P> void add_chunk(const row_group & g, int64_t at, int n_block, group_ahead & next, float * y) {
-    group_factors<P> f;
-    make_factors(g, at, n_block, f);
-    for (int b = 0; b < n_block; ++b) {
-        add_block(g, at + b * BYTES, f, b, y + b * 32);
-        next.fetch(N_GROUP_ROWS * BYTES);
-    }
-}
+#endif
 
 // --- generic -------------------------------------------------------------------------------
 
 #if !defined(__AVX2__) && !defined(__ARM_FEATURE_DOTPROD)
-
-template <int P> void make_factors(const row_group & g, int64_t at, int n_block, group_factors<P> & f) {
-    make_factors_portable(g, at, n_block, f);
-}
 
 template <int P> int32_t factor(const group_factors<P> & f, int b, int k) {
     int32_t q = 0;
@@ -120,10 +113,6 @@ template <int P> void add_block(const row_group & g, int64_t at, const group_fac
 }
 
 #elif defined(__ARM_FEATURE_DOTPROD)
-
-template <int P> void make_factors(const row_group & g, int64_t at, int n_block, group_factors<P> & f) {
-    make_factors_portable(g, at, n_block, f);
-}
 
 // Columns 4 i .. 4 i + 3 of four rows, a dword each.
 inline void load_quad(const uint8_t * const * row, int64_t at, uint8x16_t * v) {
@@ -162,10 +151,6 @@ template <int P> void add_block(const row_group & g, int64_t at, const group_fac
 }
 
 #elif !defined(__AVX512VNNI__)
-
-template <int P> void make_factors(const row_group & g, int64_t at, int n_block, group_factors<P> & f) {
-    make_factors_portable(g, at, n_block, f);
-}
 
 // Columns 0 .. 7, 8 .. 15, 16 .. 23, 24 .. 31 of four rows, a dword each.
 inline void load_quad(const uint8_t * const * row, int64_t at, __m256i * v) {
@@ -243,12 +228,13 @@ inline __m512 load_scales(const uint8_t * row, int n_block) {
     return vf_load(d);
 }
 
-template <int P> void make_factors(const row_group & g, int64_t at, int n_block, group_factors<P> & f) {
+// scales(k) are those of row k's blocks, a lane each.
+template <int P, typename S> void make_factors_of(const row_group & g, S && scales, group_factors<P> & f) {
     const __m512 most = _mm512_set1_ps(group_factors<P>::MOST);
     __m512       h_d[N_GROUP_ROWS];
     __m512i      peak_bits = _mm512_castps_si512(_mm512_set1_ps(LEAST)); // NaN is more than Inf is more than any number
     for (int k = 0; k < 4 * g.n_quad; ++k) {
-        h_d[k]    = _mm512_mul_ps(_mm512_set1_ps(g.h[k]), load_scales(g.row[k] + at, n_block));
+        h_d[k]    = _mm512_mul_ps(_mm512_set1_ps(g.h[k]), scales(k));
         peak_bits = _mm512_max_epi32(peak_bits, _mm512_castps_si512(_mm512_abs_ps(h_d[k])));
     }
     const __m512 peak = _mm512_castsi512_ps(peak_bits), inverse = _mm512_div_ps(most, peak);
@@ -276,6 +262,47 @@ template <int P> void make_factors(const row_group & g, int64_t at, int n_block,
     _mm512_storeu_ps(f.scale, _mm512_fmadd_ps(peak, _mm512_setzero_ps(), _mm512_div_ps(peak, most)));
 }
 
+template <int P> void make_factors(const row_group & g, int64_t at, int n_block, group_factors<P> & f) {
+    make_factors_of(g, [&](int k) { return load_scales(g.row[k] + at, n_block); }, f);
+}
+
+// Sums of sixteen columns' low nibbles and of their whole bytes, which have sixteen times the high nibbles and the low ones
+// once: no nibble is shifted. The lowest bytes of the factors first.
+template <int P> struct byte_sums {
+    __m512i low[P], both[P];
+
+    byte_sums() {
+        for (int p = 0; p < P; ++p) {
+            low[p] = both[p] = _mm512_setzero_si512();
+        }
+    }
+    // v: column c of four rows in dword c; q: their factors.
+    void add(__m512i v, const int8_t (*q)[QUADS][CHUNK][4], int k, int b) {
+        const __m512i nibbles = _mm512_and_si512(v, _mm512_set1_epi8(15));
+        for (int p = 0; p < P; ++p) {
+            int32_t factors;
+            memcpy(&factors, q[p][k][b], sizeof(factors));
+            low[p]  = _mm512_dpbusd_epi32(low[p], nibbles, _mm512_set1_epi32(factors));
+            both[p] = _mm512_dpbusd_epi32(both[p], v, _mm512_set1_epi32(factors));
+        }
+    }
+    static __m512i total(const __m512i * sums) {
+        __m512i s = sums[P - 1];
+        for (int p = P - 1; p-- > 0;) {
+            s = _mm512_add_epi32(_mm512_slli_epi32(s, 8), sums[p]);
+        }
+        return s;
+    }
+    // y += the block's sums.
+    void finish(const group_factors<P> & f, int b, float * y) const {
+        const __m512i first = total(low), second = _mm512_srai_epi32(_mm512_sub_epi32(total(both), first), 4);
+        const __m512i offset = _mm512_set1_epi32(f.offset[b]);
+        const __m512  scale  = _mm512_set1_ps(f.scale[b]);
+        vf_store(y, vf_fma(vf_from(_mm512_add_epi32(first, offset)), scale, vf_load(y)));
+        vf_store(y + 16, vf_fma(vf_from(_mm512_add_epi32(second, offset)), scale, vf_load(y + 16)));
+    }
+};
+
 // 16 dwords: column c of four rows at once.
 inline __m512i load_quad(const uint8_t * const * row, int64_t at) {
     const auto    load  = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i *>(row[i] + at)); };
@@ -288,37 +315,80 @@ inline __m512i load_quad(const uint8_t * const * row, int64_t at) {
     return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(dword, v), byte);
 }
 
-// The sum of whole bytes has sixteen times the high nibbles and the low ones once: no nibble is shifted.
 template <int P> void add_block(const row_group & g, int64_t at, const group_factors<P> & f, int b, float * y) {
-    __m512i low[P], both[P];
-    for (int p = 0; p < P; ++p) {
-        low[p] = both[p] = _mm512_setzero_si512();
-    }
+    byte_sums<P> sums;
     for (int k = 0; k < g.n_quad; ++k) {
-        const __m512i v = load_quad(g.row + 4 * k, at + 2), nibbles = _mm512_and_si512(v, _mm512_set1_epi8(15));
-        for (int p = 0; p < P; ++p) {
-            int32_t q;
-            memcpy(&q, f.q[p][k][b], sizeof(q));
-            low[p]  = _mm512_dpbusd_epi32(low[p], nibbles, _mm512_set1_epi32(q));
-            both[p] = _mm512_dpbusd_epi32(both[p], v, _mm512_set1_epi32(q));
+        sums.add(load_quad(g.row + 4 * k, at + 2), f.q, k, b);
+    }
+    sums.finish(f, b, y);
+}
+
+// The same columns of four rows, in their layout for sums: four blocks at once, each in order.
+inline void load_quad_of_four(const uint8_t * const * row, int64_t at, __m512i * v) {
+    const __m512i a = vq_load(row[0] + at), b = vq_load(row[1] + at), c = vq_load(row[2] + at), d = vq_load(row[3] + at);
+    const __m512i ab0 = _mm512_unpacklo_epi8(a, b), ab1 = _mm512_unpackhi_epi8(a, b);
+    const __m512i cd0 = _mm512_unpacklo_epi8(c, d), cd1 = _mm512_unpackhi_epi8(c, d);
+    v[0] = _mm512_unpacklo_epi16(ab0, cd0);
+    v[1] = _mm512_unpackhi_epi16(ab0, cd0);
+    v[2] = _mm512_unpacklo_epi16(ab1, cd1);
+    v[3] = _mm512_unpackhi_epi16(ab1, cd1);
+}
+
+template <int P> void add_four_blocks(const row_group & g, int64_t at, const group_factors<P> & f, int b, group_ahead & next, float * y) {
+    byte_sums<P> sums[4];
+    for (int k = 0; k < g.n_quad; ++k) {
+        __m512i v[4];
+        load_quad_of_four(g.row + 4 * k, at + sums_place(b, 0), v);
+        for (int i = 0; i < 4; ++i) {
+            sums[i].add(v[i], f.q, k, b + i);
         }
+        next.fetch(N_GROUP_ROWS * BYTES);
     }
-    for (int p = P - 1; p-- > 0;) {
-        low[p]  = _mm512_add_epi32(_mm512_slli_epi32(low[p + 1], 8), low[p]);
-        both[p] = _mm512_add_epi32(_mm512_slli_epi32(both[p + 1], 8), both[p]);
+    for (int i = 0; i < 4; ++i) {
+        sums[i].finish(f, b + i, y + 32 * i);
     }
-    const __m512i high = _mm512_srai_epi32(_mm512_sub_epi32(both[0], low[0]), 4), offset = _mm512_set1_epi32(f.offset[b]);
-    const __m512  scale = _mm512_set1_ps(f.scale[b]);
-    const auto    add   = [&](__m512i sum, float * to) {
-        _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum, offset)), scale, _mm512_loadu_ps(to)));
-    };
-    add(low[0], y);
-    add(high, y + 16);
+}
+
+template <int P> void add_sums_chunk(const row_group & g, int64_t at, group_ahead & next, float * y) {
+    group_factors<P> f;
+    make_factors_of(g, [&](int k) { return vf_load_f16(reinterpret_cast<const uint16_t *>(g.row[k] + at + SUMS_SCALE_AT)); }, f);
+    for (int b = 0; b < CHUNK; b += 4) {
+        add_four_blocks(g, at, f, b, next, y + b * 32);
+    }
 }
 
 #endif
 
 // --- all groups ----------------------------------------------------------------------------
+
+template <int P> void add_chunk(const row_group & g, int64_t at, int n_block, group_ahead & next, float * y) {
+    group_factors<P> f;
+    make_factors(g, at, n_block, f);
+    for (int b = 0; b < n_block; ++b) {
+        add_block(g, at + b * BYTES, f, b, y + b * 32);
+        next.fetch(N_GROUP_ROWS * BYTES);
+    }
+}
+
+#if !defined(__AVX512VNNI__)
+
+// Rows in their layout for sums: by way of ggml's.
+template <int P> void add_sums_chunk(const row_group & g, int64_t at, group_ahead & next, float * y) {
+    uint8_t   plain[N_GROUP_ROWS][CHUNK * BYTES];
+    row_group there = g;
+    for (int k = 0; k < N_GROUP_ROWS; ++k) {
+        for (int b = 0; b < CHUNK; ++b) {
+            memcpy(plain[k] + b * BYTES, g.row[k] + at + SUMS_SCALE_AT + 2 * b, 2);
+            for (int byte = 0; byte < 16; byte += 4) {
+                memcpy(plain[k] + b * BYTES + 2 + byte, g.row[k] + at + sums_place(b, byte), 4);
+            }
+        }
+        there.row[k] = plain[k];
+    }
+    add_chunk<P>(there, 0, CHUNK, next, y);
+}
+
+#endif
 
 row_group group_at(const grouped_rows & rows, const int32_t * ids, const float * h, int k0, int n, int n_next) {
     row_group g;
@@ -333,20 +403,25 @@ row_group group_at(const grouped_rows & rows, const int32_t * ids, const float *
     return g;
 }
 
-template <int P> void group_sum(const grouped_rows & rows, const int32_t * ids, const float * h, int n, int n_next, float * y) {
+template <int P, bool SUMS> void group_sum(const grouped_rows & rows, const int32_t * ids, const float * h, int n, int n_next, float * y) {
     for (int k = 0; k < n; k += N_GROUP_ROWS) {
         const row_group g = group_at(rows, ids, h, k, n, n_next);
         const bool      more = k + N_GROUP_ROWS < n + n_next;
         group_ahead     next{g.ahead, static_cast<int64_t>(rows.n_block) * BYTES, more ? 0 : N_GROUP_ROWS, 0};
         for (int b = 0; b < rows.n_block; b += CHUNK) {
-            const int left = rows.n_block - b;
-            add_chunk<P>(g, static_cast<int64_t>(b) * BYTES, left < CHUNK ? left : CHUNK, next, y + b * 32);
+            const int     left = rows.n_block - b;
+            const int64_t at   = static_cast<int64_t>(b) * BYTES;
+            if (SUMS) {
+                add_sums_chunk<P>(g, at, next, y + b * 32);
+            } else {
+                add_chunk<P>(g, at, left < CHUNK ? left : CHUNK, next, y + b * 32);
+            }
         }
     }
 }
 
 } // namespace
 
-const group_kernels GROUP_TABLE = {group_sum<1>, group_sum<2>};
+const group_kernels GROUP_TABLE[2] = {{group_sum<1, false>, group_sum<2, false>}, {group_sum<1, true>, group_sum<2, true>}};
 
 } // namespace ggml_sparse

@@ -30,10 +30,11 @@ struct group_kernels {
     group_sum_fn fine;  // 16 bits, the largest 32512: NMSE of a sum below 1e-9
 };
 
-extern const group_kernels group_kernels_generic;
-extern const group_kernels group_kernels_avx2;
-extern const group_kernels group_kernels_avxvnni;
-extern const group_kernels group_kernels_avx512;
-extern const group_kernels group_kernels_neon;
+// Of rows in ggml's layout, and in that for sums (packed-unit.h), which has whole units of 512 columns.
+extern const group_kernels group_kernels_generic[2];
+extern const group_kernels group_kernels_avx2[2];
+extern const group_kernels group_kernels_avxvnni[2];
+extern const group_kernels group_kernels_avx512[2];
+extern const group_kernels group_kernels_neon[2];
 
 } // namespace ggml_sparse

@@ -41,8 +41,9 @@ const sparse_kernels KERNEL_TABLE = {
 #define SPARSE_TYPE(NAME, name, FORM) SPARSE_PACKED_##FORM({dot_quant<packed_dot<name##_packed>>, nullptr}, )
 #include "../quants.def"
 #undef SPARSE_TYPE
+        {nullptr, nullptr},
     },
-    &GROUP_TABLE,
+    GROUP_TABLE,
     &BATCH_TABLE,
 };
 

@@ -14,7 +14,7 @@
 // n is > 0 and a multiple of the type's block. w, x and y need no alignment.
 //
 // Rows of a quantised type come in two layouts, each with its own kernels: ggml's, and the packed
-// one of packed-unit.h, whose dots give the same bits and which has no axpy.
+// one of packed-unit.h, whose dots give the same bits and which has no axpy. Sums of q4_0 rows have a third.
 
 #include "ggml-sparse.h"
 
@@ -29,7 +29,7 @@ constexpr int AXPY_ROWS = 4;
 
 struct row_kernels {
     dot_fn  dot;
-    axpy_fn axpy; // null: packed rows
+    axpy_fn axpy; // null: packed rows; both are null of those that only group-sum.h reads
 };
 
 // What follows in the parentheses, for the types that have a packed layout.
@@ -47,6 +47,7 @@ enum sparse_type_index {
 #define SPARSE_TYPE(NAME, name, FORM) SPARSE_PACKED_##FORM(SPARSE_PACKED_INDEX_##NAME, )
 #include "../quants.def"
 #undef SPARSE_TYPE
+    SPARSE_SUMS_INDEX_Q4_0,
     SPARSE_ROWS_COUNT
 };
 
@@ -56,7 +57,7 @@ struct batch_kernels; // gemm.h
 struct sparse_kernels {
     ggml_sparse_isa       isa;
     row_kernels           rows[SPARSE_ROWS_COUNT]; // by sparse_type_index
-    const group_kernels * groups;                  // sums of q4_0 rows
+    const group_kernels * groups;                  // sums of q4_0 rows, in layouts ROWS and SUMS
     const batch_kernels * batch;                   // for several columns
 };
 

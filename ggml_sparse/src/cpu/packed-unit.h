@@ -31,6 +31,12 @@ template <int BITS_, packed_scales SCALES_, int OFFSET_> struct packed_format {
     static constexpr int BYTES    = SCALE_AT + (SCALES == packed_scales::DM ? 64 : SCALES == packed_scales::SIX ? 36 : 32);
 };
 
+// The layout of q4_0 rows that are added (group-sum.h), again in units of 16 blocks: 256 bytes of nibbles, f16 d[16]. Four
+// blocks share 64 bytes, so that unpacking four rows byte by byte leaves sixteen columns of one block in order: byte
+// 4 i + k of block b of them lies at 16 i + 4 b + k.
+constexpr int SUMS_SCALE_AT = 256;
+constexpr int sums_place(int block, int byte) { return block / 4 * 64 + byte / 4 * 16 + block % 4 * 4 + byte % 4; }
+
 using q4_0_packed = packed_format<4, packed_scales::D, 8>;
 using q4_1_packed = packed_format<4, packed_scales::DM, 0>;
 using q5_0_packed = packed_format<5, packed_scales::D, 16>;
