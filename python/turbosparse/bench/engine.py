@@ -62,13 +62,21 @@ class Counters:
 
 
 class Engine:
-    """A TurboSparse file, loaded, with room for n_ctx tokens in each of n_seq sequences.
+    """A TurboSparse file, loaded for `mode` (as Model has it), with room for n_ctx tokens in each of n_seq sequences.
 
     Raises:
         ArgumentError: settings that this engine does not have. Else as Model.
     """
 
-    def __init__(self, path: Path, settings: Settings, n_ctx: int, n_seq: int = 1, memory: str = "auto") -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Settings,
+        n_ctx: int,
+        n_seq: int = 1,
+        memory: str = "auto",
+        mode: str | None = None,
+    ) -> None:
         if settings.type_k != settings.type_v:
             raise ArgumentError(
                 f"turbosparse keeps K and V in one type, not {settings.type_k} and {settings.type_v}",
@@ -79,6 +87,7 @@ class Engine:
         self.n_seq = n_seq
         self.model = SequenceModel(
             path,
+            mode=mode,
             n_seq=n_seq,
             n_ctx=n_ctx,
             n_threads=settings.n_threads,
@@ -151,6 +160,6 @@ class Engine:
 def load_time(path: Path, settings: Settings, mode: str, memory: str = "auto") -> tuple[int, bool]:
     """Nanoseconds from nothing to the first token's logits, and whether the weights were copied."""
     start = time.perf_counter_ns()
-    with Engine(path, settings, 512, memory=memory) as engine:
+    with Engine(path, settings, 512, memory=memory, mode=mode) as engine:
         engine.run(Work(0, 1), mode)
         return time.perf_counter_ns() - start, engine.model.resident

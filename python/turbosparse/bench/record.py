@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -58,6 +59,16 @@ class Run:
     counters: Counters = field(default_factory=Counters)
     recall: float | None = None
     resident: bool = False
+
+    @classmethod
+    def joined(cls, runs: Sequence[Run]) -> Run:
+        """`runs` of the same contender one after the other, as one."""
+        found = cls(runs[0].mode, runs[0].buffer_type, resident=runs[0].resident)
+        for run in runs:
+            found.turns_ns += run.turns_ns
+            found.repetitions_ns += run.repetitions_ns
+            found.counters += run.counters
+        return found
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..bandwidth import BandwidthProbe
@@ -103,9 +103,11 @@ class Runner:
                 self._opponent.close()
 
     def _count(self) -> int:
-        per_round = len(self.job.modes) + (self._opponent is not None)
-        turns = sum(1 if test.load else len(test.turns()) for test in self.job.tests)
-        return turns * self.job.repetitions * per_round * len(self.job.settings)
+        rivals = self._opponent is not None
+        loads = sum(test.load for test in self.job.tests) * (len(self.job.modes) + rivals)
+        per_round = len(self.job.modes) + rivals * len(teams_of(self.job.modes))
+        turns = per_round * sum(len(test.turns()) for test in self.job.tests if not test.load)
+        return (loads + turns) * self.job.repetitions * len(self.job.settings)
 
     def _with(self, settings: Settings) -> Iterator[list[Record]]:
         loads = [test for test in self.job.tests if test.load]
@@ -114,12 +116,18 @@ class Runner:
             yield self._load(test, settings)
         with BandwidthProbe() as probe:
             for n_seq in dict.fromkeys(test.n_seq for test in others):
-                same = [test for test in others if test.n_seq == n_seq]
-                with Engine(
-                    self.job.file, settings, max(test.n_ctx for test in same), n_seq, self.job.memory
-                ) as engine:
-                    for test in same:
-                        yield _Rounds(self, engine, probe, settings, test).run()
+                yield from self._alike([test for test in others if test.n_seq == n_seq], settings, probe)
+
+    def _alike(self, tests: list[Test], settings: Settings, probe: BandwidthProbe) -> Iterator[list[Record]]:
+        """The records of tests with the same n_seq: each comes when the last engine has run it."""
+        teams, n_ctx = teams_of(self.job.modes), max(test.n_ctx for test in tests)
+        parts: list[list[Part]] = [[] for _ in tests]
+        for team in teams:
+            with Engine(self.job.file, settings, n_ctx, tests[0].n_seq, self.job.memory, team[0]) as engine:
+                for test, found in zip(tests, parts, strict=True):
+                    found.append(_Rounds(self, engine, probe, settings, test, team).run())
+                    if team is teams[-1]:
+                        yield self.records(test, settings, found)
 
     def _load(self, test: Test, settings: Settings) -> list[Record]:
         runs = {mode: Run(mode) for mode in self.job.modes}
@@ -135,7 +143,7 @@ class Runner:
                 self.step(test, name)
         for run in runs.values():
             run.repetitions_ns = run.turns_ns
-        return self.records(test, settings, list(runs.values()), None, None)
+        return self.records(test, settings, [Part(list(runs.values()))])
 
     # --- what the rounds use ------------------------------------------------
 
@@ -153,25 +161,25 @@ class Runner:
         self._done += 1
         self._advance(f"{test.label} {name}", self._done, self._total)
 
-    def records(
-        self, test: Test, settings: Settings, runs: list[Run], bandwidths: list[float] | None, recall: float | None
-    ) -> list[Record]:
-        """The lines of a test, ratios against the baseline included."""
-        stock = next((run for run in runs if run.mode == STOCK), None)
-        bandwidth = statistics.median(bandwidths) if bandwidths else None
-        found = []
-        for run in runs:
-            file = self._opponent.file if self._opponent and run is stock else self.file
-            ratio, baseline = None, None
-            if run.mode == "predicted":
-                run.recall = recall
-            if stock and run is not stock:
-                ratio, baseline = self._ratio(run, stock, settings, test, bandwidths)
-            found.append(Record(test, settings, file, run, bandwidth, ratio, baseline))
+    def records(self, test: Test, settings: Settings, parts: Sequence[Part]) -> list[Record]:
+        """The lines of a test, ratios against the baseline included; that of the baseline itself comes last."""
+        found = [
+            self._record(test, settings, run, part) for part in parts for run in part.runs if run is not part.stock
+        ]
+        stocks = [part.stock for part in parts if part.stock]
+        if self._opponent and stocks:
+            bandwidth = median_of([speed for part in parts for speed in part.bandwidths])
+            found.append(Record(test, settings, self._opponent.file, Run.joined(stocks), bandwidth))
         return found
 
+    def _record(self, test: Test, settings: Settings, run: Run, part: Part) -> Record:
+        ratio, baseline = None, None
+        if part.stock:
+            ratio, baseline = self._ratio(run, part.stock, settings, test, part.bandwidths)
+        return Record(test, settings, self.file, run, median_of(part.bandwidths), ratio, baseline)
+
     def _ratio(
-        self, run: Run, stock: Run, settings: Settings, test: Test, bandwidths: list[float] | None
+        self, run: Run, stock: Run, settings: Settings, test: Test, bandwidths: list[float]
     ) -> tuple[Ratio | None, str]:
         """Against stock, or against dense bytes over bandwidth where stock is too slow to be a fair opponent."""
         assert self._opponent
@@ -186,6 +194,34 @@ class Runner:
         if reached < ROOFLINE:
             return paired(ideal, run.turns_ns), f"dense bytes / bandwidth ({name} reaches {reached:.0%})"
         return paired(stock.turns_ns, run.turns_ns), name
+
+
+def teams_of(modes: Sequence[str]) -> list[list[str]]:
+    """`modes` by the engine they share: a model that is loaded for "predicted" lays its rows out for that alone."""
+    teams = [[mode for mode in modes if (mode == "predicted") == predicted] for predicted in (True, False)]
+    return sorted(filter(None, teams), key=lambda team: modes.index(team[0]))
+
+
+def median_of(values: Sequence[float]) -> float | None:
+    """None of none."""
+    return statistics.median(values) if values else None
+
+
+@dataclass
+class Part:
+    """A test as far as one engine runs it: contenders that took turns with each other.
+
+    Attributes:
+        bandwidths: bytes per second of the machine in each round; none where it says nothing.
+    """
+
+    runs: list[Run]
+    bandwidths: list[float] = field(default_factory=list)
+
+    @property
+    def stock(self) -> Run | None:
+        """The baseline's run, if it takes part."""
+        return next((run for run in self.runs if run.mode == STOCK), None)
 
 
 def _all_turns(test: Test, bandwidths: list[float]) -> list[Work]:
@@ -207,13 +243,15 @@ def is_steady(speeds: Sequence[float]) -> bool:
 class _Rounds:
     """One test: every turn is taken by every contender before the next one begins."""
 
-    def __init__(self, runner: Runner, engine: Engine, probe: BandwidthProbe, settings: Settings, test: Test) -> None:
+    def __init__(
+        self, runner: Runner, engine: Engine, probe: BandwidthProbe, settings: Settings, test: Test, modes: list[str]
+    ) -> None:
         self._runner, self._engine, self._probe = runner, engine, probe
         self._settings, self._test = settings, test
-        self._runs = {mode: Run(mode, resident=engine.model.resident) for mode in runner.job.modes}
+        self._runs = {mode: Run(mode, resident=engine.model.resident) for mode in modes}
         self._bandwidths: list[float] = []
 
-    def run(self) -> list[Record]:
+    def run(self) -> Part:
         test, runner = self._test, self._runner
         self._engine.seat(test.n_depth)
         if runner.opponent:
@@ -224,10 +262,9 @@ class _Rounds:
                 self._turn(name, test.warm_up())
         for _ in range(runner.job.repetitions):
             self._repetition()
-        recall = None
-        if "predicted" in self._runs:
-            recall = self._engine.recall(test.n_depth, test.n_prompt + test.n_gen)
-        return runner.records(test, self._settings, list(self._runs.values()), self._bandwidths or None, recall)
+        if predicted := self._runs.get("predicted"):
+            predicted.recall = self._engine.recall(test.n_depth, test.n_prompt + test.n_gen)
+        return Part(list(self._runs.values()), self._bandwidths)
 
     def _repetition(self) -> None:
         spent = dict.fromkeys(self._runs, 0)
