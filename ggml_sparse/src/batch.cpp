@@ -80,7 +80,7 @@ class batch_job {
     void                       down(int ith, neuron_counts & counts);
     void                       down_few(neuron_counts & counts);
     void                       down_many(int ith, neuron_counts & counts);
-    void                       down_many_groups(neuron_counts & counts);
+    void                       down_many_groups(int ith, neuron_counts & counts);
     void                       reduce();
 
     const ffn_call &        call_;
@@ -126,7 +126,7 @@ batch_job::batch_job(const ffn_call & call, const ffn_run_params & params, ffn_w
       fc1_(reader_of(ffn_.fc1, predicted_, *params.kernels)), by_unit_(predicted_ && ffn_.fc2_t.data),
       fc2_(reader_of(by_unit_ ? ffn_.fc2_t : ffn_.fc2, predicted_, *params.kernels)),
       n_at_once_(static_cast<int>(std::min<int64_t>(cols_.n, columns_at_once(n_embd_)))),
-      down_(down_t_, *params.kernels->batch, branches_.every_row, N_PIECE), down_groups_(down_t_, branches_.every_row) {
+      down_(down_t_, *params.kernels->batch, branches_.every_row), down_groups_(down_t_, branches_.every_row) {
     carver dry(nullptr);
     lay_out(dry);
     carver real(ws.reserve(dry.used()));
@@ -160,6 +160,7 @@ void batch_job::lay_out(carver & c) {
     acc_ = c.take<float>(std::min<size_t>(n, N_FEW) * N_PIECE * width);
     if (n_at_once_ > N_FEW && down_t_.has_groups()) {
         down_groups_.lay_out(c, n_at_once_);
+        scratch_size_ = std::max(scratch_size_, piece_sums::scratch_size());
     } else if (n_at_once_ > N_FEW) {
         down_.lay_out(c, n_at_once_);
         scratch_size_ = std::max(scratch_size_, row_sums::scratch_size(n_at_once_));
@@ -321,7 +322,7 @@ void batch_job::count_active(const chunk & u, neuron_counts & counts) {
 }
 
 void batch_job::gate_up(int ith, neuron_counts & counts) {
-    const int64_t n_chunk = std::clamp<int64_t>(n_ff_ / 32, N_GROUP, N_CHUNK_MAX); // units enough to balance threads
+    const int64_t n_chunk = std::clamp<int64_t>(n_ff_ / 32, STRETCH_MIN, N_CHUNK_MAX); // units enough to balance threads
     for (int64_t u; (u = take(PHASE_GATE_UP, (n_ff_ + n_chunk - 1) / n_chunk)) >= 0;) {
         const chunk part{u * n_chunk, std::min(n_ff_, (u + 1) * n_chunk)};
         first_branch(part, ith, counts);
@@ -349,14 +350,7 @@ void batch_job::reduce() {
     const int64_t n_slice = (n_embd_ + 511) / 512;
     for (int64_t u; (u = take(PHASE_REDUCE, n_slice * n_)) >= 0;) {
         const int64_t c = u / n_slice, i0 = u % n_slice * 512, i1 = std::min(n_embd_, i0 + 512);
-        float *       y = cols_.y[c0_ + c];
-        std::fill(y + i0, y + i1, 0.0f);
-        for (int piece = 0; piece < N_PIECE; ++piece) {
-            const float * acc = acc_ + (c * N_PIECE + piece) * n_embd_;
-            for (int64_t i = i0; i < i1; ++i) {
-                y[i] += acc[i];
-            }
-        }
+        reduce_pieces(acc_ + c * N_PIECE * n_embd_ + i0, n_embd_, nullptr, i1 - i0, cols_.y[c0_ + c] + i0);
     }
 }
 
@@ -371,13 +365,13 @@ void batch_job::down_many(int ith, neuron_counts & counts) {
     }
 }
 
-void batch_job::down_many_groups(neuron_counts & counts) {
+void batch_job::down_many_groups(int ith, neuron_counts & counts) {
     for (int64_t c; (c = take(PHASE_LIST, n_)) >= 0;) {
         counts.down += down_groups_.list(static_cast<int>(c), h_of(static_cast<int>(c)));
     }
 #pragma omp barrier
     for (int64_t u; (u = take(PHASE_DOWN, down_groups_.n_unit(n_))) >= 0;) {
-        down_groups_.sum(u, n_, cols_.y + c0_);
+        down_groups_.sum(u, n_, cols_.y + c0_, scratch(ith));
     }
 }
 
@@ -385,7 +379,7 @@ void batch_job::down(int ith, neuron_counts & counts) {
     if (n_ <= N_FEW) {
         down_few(counts);
     } else if (down_t_.has_groups()) {
-        down_many_groups(counts);
+        down_many_groups(ith, counts);
     } else {
         down_many(ith, counts);
     }

@@ -47,6 +47,18 @@ struct column {
     uint8_t *     mask;     // [n_ff]
     float *       h;        // [n_ff]
     float *       acc;      // [N_PIECE, n_embd]
+    uint8_t *     kept;     // [slices of n_embd, quarters]: how many pieces the first one's acc stands for
+};
+
+// Neighbouring pieces of a quarter from its first on, which one thread has added in memory of its own: other cores
+// own the lines of acc after each token.
+struct piece_run {
+    int64_t unit   = 0; // of the first
+    int     n      = 0;
+    float * sum    = nullptr; // [n_column, n_embd]
+    float * newest = nullptr; // [n_embd]
+
+    bool goes_on_with(int64_t u) const { return n > 0 && u == unit + n; }
 };
 
 // One FFN on its columns: n_unit(p) units of work in phase p, which threads take as they come.
@@ -56,7 +68,8 @@ class few_ffn {
 
     void    lay_out(carver & c);
     int64_t n_unit(phase p) const;
-    void    run(phase p, int64_t u, neuron_counts & counts);
+    void    run(phase p, int64_t u, int ith, neuron_counts & counts);
+    void    finish_down(int ith); // when thread ith has no unit left
 
   private:
     void lay_out_predictor(column & col, carver & c) const;
@@ -66,7 +79,9 @@ class few_ffn {
     void         logits(const column & col, int64_t u, neuron_counts & counts) const;
     next_neurons next_at(const column & col, int64_t j0) const;
     void         gate_up_unit(const column & col, int64_t u, neuron_counts & counts) const;
-    void         down(const column & col, int64_t u, neuron_counts & counts) const;
+    void         down(int64_t u, piece_run & own, neuron_counts & counts) const;
+    uint64_t     down_column(const column & col, int64_t u, float * sum) const;
+    void         hand_over(piece_run & own) const;
     void         reduce(const column & col, int64_t u) const;
 
     const ffn_call        call_;
@@ -80,6 +95,7 @@ class few_ffn {
     const int64_t         width_;     // of n_ff, in PHASE_GATE_UP
     const int64_t         part_;      // of n_embd, in PHASE_DOWN
     std::vector<column>   columns_;
+    std::vector<piece_run> runs_; // of each thread
 };
 
 constexpr int64_t N_ALIGN  = 512; // where rows are cut: every type's block, and whole vectors of factors (cpu/group-sum.cpp)
@@ -92,7 +108,8 @@ few_ffn::few_ffn(const ffn_call & call, const ffn_run_params & params)
     : call_(call), predicted_(call.ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(call.ffn.up.n_col),
       n_ff_(call.ffn.up.n_row), branches_(branches_of(call.ffn, *params.kernels)), down_t_(call.ffn.down_t, *params.kernels),
       by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE, params.n_threads)), width_(gate_up_width(n_ff_)),
-      part_(part_of(n_embd_, N_PIECE, params.n_threads)), columns_(static_cast<size_t>(call.cols.n)) {
+      part_(part_of(n_embd_, N_PIECE, params.n_threads)), columns_(static_cast<size_t>(call.cols.n)),
+      runs_(static_cast<size_t>(params.n_threads)) {
     if (predicted_) {
         fc1_ = row_reader(call.ffn.fc1, *params.kernels);
         fc2_ = row_reader(by_unit_ ? call.ffn.fc2_t : call.ffn.fc2, *params.kernels);
@@ -118,7 +135,12 @@ void few_ffn::lay_out(carver & c) {
             col.mask = call_.mask ? call_.mask + i * n_ff : c.take<uint8_t>(n_ff);
         }
         col.h   = c.take<float>(n_ff);
-        col.acc = c.take<float>(static_cast<size_t>(N_PIECE * n_embd_));
+        col.acc  = c.take<float>(static_cast<size_t>(N_PIECE * n_embd_));
+        col.kept = c.take<uint8_t>(static_cast<size_t>(n_unit(PHASE_DOWN) / N_QUARTER));
+    }
+    for (piece_run & own : runs_) {
+        own.sum    = c.take<float>(columns_.size() * static_cast<size_t>(n_embd_));
+        own.newest = c.take<float>(static_cast<size_t>(n_embd_));
     }
 }
 
@@ -148,19 +170,21 @@ int64_t few_ffn::n_unit(phase p) const {
     }
 }
 
-void few_ffn::run(phase p, int64_t u, neuron_counts & counts) {
+void few_ffn::run(phase p, int64_t u, int ith, neuron_counts & counts) {
     if (p == PHASE_X) {
         return prepare_x(columns_[static_cast<size_t>(u / 3)], u % 3);
     }
     if (p == PHASE_HIDDEN_X) {
         return prepare_hidden(columns_[static_cast<size_t>(u)]);
     }
+    if (p == PHASE_DOWN) {
+        return down(u, runs_[static_cast<size_t>(ith)], counts);
+    }
     for (const column & col : columns_) {
         switch (p) {
             case PHASE_HIDDEN: select_hidden(fc1_, col.pred.get(call_.ffn.pred_in_scale ? col.x_scaled : col.x), u, col.hidden); break;
             case PHASE_LOGITS: logits(col, u, counts); break;
             case PHASE_GATE_UP: gate_up_unit(col, u, counts); break;
-            case PHASE_DOWN: down(col, u, counts); break;
             default: reduce(col, u); break;
         }
     }
@@ -229,22 +253,52 @@ void few_ffn::gate_up_unit(const column & col, int64_t u, neuron_counts & counts
     counts.add(gate_up(branches_, {col.first.get(col.x), col.second.get(col.x), mask, col.h, call_.profile}, j0, j1, next));
 }
 
-void few_ffn::down(const column & col, int64_t u, neuron_counts & counts) const {
-    const int      piece = static_cast<int>(u % N_PIECE);
-    const int64_t  c0 = u / N_PIECE * part_, c1 = std::min(n_embd_, c0 + part_);
-    const uint64_t n = down_piece(down_t_, branches_.every_row, piece, col.h, c0, c1, col.acc + piece * n_embd_ + c0);
-    counts.down += c0 == 0 ? n : 0;
+// Into sum [n_embd]; returns how many rows it added.
+uint64_t few_ffn::down_column(const column & col, int64_t u, float * sum) const {
+    const int64_t c0 = u / N_PIECE * part_, c1 = std::min(n_embd_, c0 + part_);
+    return down_piece(down_t_, branches_.every_row, static_cast<int>(u % N_PIECE), col.h, c0, c1, sum + c0);
 }
 
-void few_ffn::reduce(const column & col, int64_t u) const {
-    const int64_t i0 = u * N_REDUCE, i1 = std::min(n_embd_, i0 + N_REDUCE);
-    std::fill(col.y + i0, col.y + i1, 0.0f);
-    for (int piece = 0; piece < N_PIECE; ++piece) {
-        const float * acc = col.acc + piece * n_embd_;
-        for (int64_t i = i0; i < i1; ++i) {
-            col.y[i] += acc[i];
-        }
+void few_ffn::down(int64_t u, piece_run & own, neuron_counts & counts) const {
+    const bool first = u % N_QUARTER == 0, next = own.goes_on_with(u);
+    if (!next) {
+        hand_over(own);
     }
+    const int64_t c0 = u / N_PIECE * part_, c1 = std::min(n_embd_, c0 + part_);
+    float *       sum = own.sum;
+    for (const column & col : columns_) {
+        const uint64_t n = down_column(col, u, first ? sum : next ? own.newest : col.acc + u % N_PIECE * n_embd_);
+        counts.down += c0 == 0 ? n : 0;
+        for (int64_t i = c0; next && i < c1; ++i) {
+            sum[i] += own.newest[i];
+        }
+        sum += n_embd_;
+    }
+    if (first) {
+        own.unit = u;
+    }
+    own.n += first || next;
+    if (own.n == N_QUARTER) {
+        hand_over(own);
+    }
+}
+
+void few_ffn::hand_over(piece_run & own) const {
+    const int64_t c0 = own.unit / N_PIECE * part_, c1 = std::min(n_embd_, c0 + part_);
+    for (size_t i = 0; own.n > 0 && i < columns_.size(); ++i) {
+        const float * sum = own.sum + static_cast<int64_t>(i) * n_embd_;
+        std::copy(sum + c0, sum + c1, columns_[i].acc + own.unit % N_PIECE * n_embd_ + c0);
+        columns_[i].kept[own.unit / N_QUARTER] = static_cast<uint8_t>(own.n);
+    }
+    own.n = 0;
+}
+
+void few_ffn::finish_down(int ith) { hand_over(runs_[static_cast<size_t>(ith)]); }
+
+void few_ffn::reduce(const column & col, int64_t u) const {
+    const int64_t   i0 = u * N_REDUCE, i1 = std::min(n_embd_, i0 + N_REDUCE);
+    const uint8_t * kept = col.kept + i0 / part_ * (N_PIECE / N_QUARTER);
+    reduce_pieces(col.acc + i0, n_embd_, kept, i1 - i0, col.y + i0);
 }
 
 // --- the driver ----------------------------------------------------------------
@@ -278,14 +332,17 @@ struct few_job {
         }
     }
     // The units of all FFNs: results never depend on who computes one.
-    void run(row_split & split, phase p, neuron_counts & counts) {
-        while (const row_split::rows unit = split.take(omp_get_thread_num())) {
+    void run(row_split & split, phase p, int ith, neuron_counts & counts) {
+        while (const row_split::rows unit = split.take(ith)) {
             int64_t u = unit.begin;
             auto    f = ffns.begin();
             for (; u >= f->n_unit(p); ++f) {
                 u -= f->n_unit(p);
             }
-            f->run(p, u, counts);
+            f->run(p, u, ith, counts);
+        }
+        for (few_ffn & f : ffns) {
+            f.finish_down(ith);
         }
     }
 };
@@ -312,7 +369,7 @@ void few_run(const ffn_call * calls, int64_t n_call, const ffn_run_params & para
             if (job.n_unit[p] == 0) {
                 continue;
             }
-            job.run(*split, p, counts);
+            job.run(*split, p, omp_get_thread_num(), counts);
 #pragma omp barrier
 #pragma omp master
             {

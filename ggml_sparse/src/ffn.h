@@ -5,8 +5,9 @@
 // Guarantees
 //  - Bits depend on the FFN, the kernels' instruction set and the column alone: any
 //    n_threads, any batch, any neighbour give the same y; EXACT gives the bits of DENSE.
-//  - Neuron j belongs to piece (j / 16) % 16. Each piece adds its neurons in ascending j,
-//    one FMA per element; pieces are added in ascending order, starting from +0.
+//  - Neuron j belongs to piece (j / stretch) % 16, see neurons.h. Each piece adds its neurons in ascending j from +0, one FMA per element;
+//    of q4_0 rows those that are not zero by sixteen, as integers (cpu/group-sum.h). Pieces 0 .. 3, 4 .. 7, ... are
+//    added in ascending order, and then the four sums.
 //  - relu keeps NaN: a first branch that is NaN counts as positive, and its neuron as active.
 //    A first branch <= 0 makes the neuron 0 whatever the second is, in every mode.
 //    Weights must be finite. x may hold NaN or Inf only where the rows are of float types.

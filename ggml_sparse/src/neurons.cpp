@@ -43,11 +43,13 @@ struct row_list {
 
 // Of the neurons at(0) .. at(n_id - 1), those that are wanted.
 template <typename A, typename F> static void list_rows(row_list & list, int64_t n_id, A && at, F && wanted) {
+    int n = list.n; // not in memory, where every store to ids might change it
     for (int64_t k = 0; k < n_id; ++k) { // no branch, but a store that may be overwritten
-        const int64_t j  = at(k);
-        list.ids[list.n] = static_cast<int32_t>(j);
-        list.n += wanted(j);
+        const int64_t j = at(k);
+        list.ids[n]     = static_cast<int32_t>(j);
+        n += wanted(j);
     }
+    list.n = n;
 }
 template <typename F> static void list_rows(row_list & list, int64_t j0, int64_t j1, F && wanted) {
     list_rows(list, j1 - j0, [=](int64_t k) { return j0 + k; }, wanted);
@@ -92,7 +94,7 @@ static void count_active(const gate_up_column & col, const row_list & list, neur
     }
 }
 
-int64_t gate_up_width(int64_t n_ff) { return std::clamp<int64_t>(n_ff / 32, N_GROUP, N_CHUNK_MAX); }
+int64_t gate_up_width(int64_t n_ff) { return std::clamp<int64_t>(n_ff / 32, STRETCH_MIN, N_CHUNK_MAX); }
 
 neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0, int64_t j1, const next_neurons & next) {
     neuron_counts counts;
@@ -107,22 +109,37 @@ neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0
     return counts;
 }
 
-// The wanted neurons of a piece, group by group, in ascending order.
+int64_t stretch_of(int64_t n_ff) {
+    int64_t stretch = STRETCH_MIN;
+    while (stretch < STRETCH_MAX && 2 * stretch <= n_ff / 192) {
+        stretch *= 2;
+    }
+    return stretch;
+}
+
+// The wanted neurons of a piece in ascending order.
 template <typename W> class piece_reader {
   public:
-    piece_reader(int64_t n_ff, int piece, const float * h, W wanted) : n_ff_(n_ff), j0_(piece * N_GROUP), h_(h), wanted_(wanted) {}
+    piece_reader(int64_t n_ff, int piece, const float * h, W wanted)
+        : n_ff_(n_ff), stretch_(stretch_of(n_ff)), j0_(piece * stretch_), h_(h), wanted_(wanted) {}
 
     // More neurons to the list, until it has n of them or the piece ends.
     void read(row_list & list, int n) {
-        for (; list.n < n && j0_ < n_ff_; j0_ += N_PIECE * N_GROUP) {
-            __builtin_prefetch(h_ + std::min(n_ff_ - 1, j0_ + 16 * N_PIECE * N_GROUP)); // another core has written it
-            list_rows(list, j0_, std::min(n_ff_, j0_ + N_GROUP), wanted_);
+        for (; list.n < n && j0_ < n_ff_; j0_ += N_PIECE * stretch_) {
+            prefetch_h(j0_ + 256 * N_PIECE);
+            list_rows(list, j0_, std::min(n_ff_, j0_ + stretch_), wanted_);
         }
     }
     bool done() const { return j0_ >= n_ff_; }
 
   private:
-    const int64_t n_ff_;
+    void prefetch_h(int64_t j0) const { // another core has written it
+        for (int64_t j = j0; j < std::min(n_ff_, j0 + stretch_); j += STRETCH_MIN) {
+            __builtin_prefetch(h_ + j);
+        }
+    }
+
+    const int64_t n_ff_, stretch_;
     int64_t       j0_;
     const float * h_;
     const W       wanted_;
@@ -144,7 +161,7 @@ static void add_rows(const row_reader & down_t, const row_list & list, int n, co
 // Those of a piece for which wanted(j) holds, in ascending order.
 template <typename W>
 static uint64_t add_piece(const row_reader & down_t, W wanted, int piece, const float * h, int64_t c0, int64_t c1, float * acc) {
-    constexpr int N_LIST = N_CHUNK_MAX - 4 * N_GROUP; // either piece may go a group beyond what it is asked for
+    constexpr int N_LIST = N_CHUNK_MAX - 2 * STRETCH_MAX - N_GROUP_ROWS; // either piece may go beyond what it is asked for
     piece_reader  here(down_t.n_row(), piece, h, wanted), next(down_t.n_row(), piece + 1, h, wanted);
     uint64_t      n_rows = 0;
     row_list      list;
@@ -171,15 +188,36 @@ uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, const 
     return n;
 }
 
-void down_slice(const row_reader & down_t, bool every_row, const float * h, int64_t c0, int64_t c1, float * y) {
-    std::fill(y, y + (c1 - c0), 0.0f);
-    for (int piece = 0; piece < N_PIECE; ++piece) {
-        float acc[1024];
-        down_piece(down_t, every_row, piece, h, c0, c1, acc);
-        for (int64_t c = 0; c < c1 - c0; ++c) {
-            y[c] += acc[c];
+static void add(const float * a, int64_t n, float * y) {
+    for (int64_t i = 0; i < n; ++i) {
+        y[i] += a[i];
+    }
+}
+
+void reduce_pieces(const float * pieces, int64_t stride, const uint8_t * kept, int64_t n, float * y) {
+    constexpr int64_t WIDTH = 512; // both sums stay in L1
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        const int64_t width = std::min(WIDTH, n - i);
+        std::fill(y + i, y + i + width, 0.0f);
+        for (int q = 0; q < N_PIECE / N_QUARTER; ++q) {
+            const float * first = pieces + q * N_QUARTER * stride + i;
+            float         sum[WIDTH];
+            std::copy(first, first + width, sum);
+            for (int k = kept ? kept[q] : 1; k < N_QUARTER; ++k) {
+                add(first + k * stride, width, sum);
+            }
+            add(sum, width, y + i);
         }
     }
+}
+
+void down_slice(const row_reader & down_t, bool every_row, const float * h, int64_t c0, int64_t c1, float * y) {
+    constexpr int64_t STRIDE = 1024;
+    float             pieces[N_PIECE * STRIDE];
+    for (int piece = 0; piece < N_PIECE; ++piece) {
+        down_piece(down_t, every_row, piece, h, c0, c1, pieces + piece * STRIDE);
+    }
+    reduce_pieces(pieces, STRIDE, nullptr, c1 - c0, y);
 }
 
 } // namespace ggml_sparse

@@ -8,8 +8,13 @@
 
 namespace ggml_sparse {
 
-constexpr int N_PIECE = 16; // partial sums of y
-constexpr int N_GROUP = 16; // neighbours in one piece: neuron j is in piece (j / 16) % 16
+constexpr int N_PIECE   = 16; // partial sums of y
+constexpr int N_QUARTER = 4;  // neighbouring pieces that are added before their sums are
+
+// Neighbours that belong to one piece: neuron j is in piece (j / stretch) % 16. Memory reads rows faster the closer they
+// lie, and pieces stay alike, also where neurons are sorted, when each has a dozen stretches.
+constexpr int64_t STRETCH_MIN = 16, STRETCH_MAX = 64;
+int64_t           stretch_of(int64_t n_ff); // the power of two at or below n_ff / 192, in these bounds
 
 struct neuron_counts {
     uint64_t first     = 0; // rows of the first branch computed
@@ -64,7 +69,11 @@ neuron_counts gate_up(const branches & b, const gate_up_column & col, int64_t j0
 // Elements c0 .. c1 - 1, at a block's edge, of one piece's sum; acc points at c0 and is overwritten. Returns rows added.
 uint64_t down_piece(const row_reader & down_t, bool every_row, int piece, const float * h, int64_t c0, int64_t c1, float * acc);
 
-// The same elements of y: the sum of its sixteen pieces, in order, starting from +0. c1 - c0 <= 1024; y points at c0.
+// y [n] = the sum of sixteen pieces, `stride` apart: those of a quarter in ascending order, then the four sums. The first
+// piece of quarter q stands for kept[q] of them already; null: each for itself.
+void reduce_pieces(const float * pieces, int64_t stride, const uint8_t * kept, int64_t n, float * y);
+
+// The same elements of y, of all pieces. c1 - c0 <= 1024; y points at c0.
 void down_slice(const row_reader & down_t, bool every_row, const float * h, int64_t c0, int64_t c1, float * y);
 
 } // namespace ggml_sparse

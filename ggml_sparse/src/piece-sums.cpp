@@ -25,9 +25,10 @@ uint64_t piece_sums::list(int c, const float * h) {
     float *    hs    = h_ + c * stride();
     int32_t *  start = starts_ + c * (N_PIECE + 1);
     int32_t    n     = 0;
+    const auto n_ff = rows_.n_row(), stretch = stretch_of(n_ff);
     const auto take  = [&](int piece, auto wanted) {
-        for (int64_t j0 = piece * N_GROUP; j0 < rows_.n_row(); j0 += N_PIECE * N_GROUP) {
-            for (int64_t j = j0; j < std::min(rows_.n_row(), j0 + N_GROUP); ++j) { // written first, counted if wanted
+        for (int64_t j0 = piece * stretch; j0 < n_ff; j0 += N_PIECE * stretch) {
+            for (int64_t j = j0; j < std::min(n_ff, j0 + stretch); ++j) { // written first, counted if wanted
                 ids[n] = static_cast<int32_t>(j);
                 hs[n]  = h[j];
                 n += wanted(h[j]);
@@ -47,18 +48,28 @@ uint64_t piece_sums::list(int c, const float * h) {
 
 int64_t piece_sums::n_unit(int n_column) const { return divide_up(rows_.n_col(), WIDTH) * divide_up(n_column, N_TOGETHER); }
 
-// y += elements e0 .. e1 - 1 of one piece of column c.
-void piece_sums::add(int c, int piece, int64_t e0, int64_t e1, float * y) const {
-    const int32_t * start = starts_ + c * (N_PIECE + 1) + piece;
-    const int64_t   k     = c * stride() + start[0];
-    float           acc[WIDTH] = {};
-    rows_.groups().fine(rows_.columns(e0, e1), ids_ + k, h_ + k, start[1] - start[0], 0, acc);
-    for (int64_t i = 0; i < e1 - e0; ++i) {
-        y[i] += acc[i];
+static void add_to(float * y, const float * a, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        y[i] += a[i];
     }
 }
 
-void piece_sums::sum(int64_t unit, int n_column, float * const * y) const {
+// sum, of a quarter, += elements e0 .. e1 - 1 of one piece of column c.
+void piece_sums::add(int c, int piece, int64_t e0, int64_t e1, float * sum) const {
+    const int32_t * start = starts_ + c * (N_PIECE + 1) + piece;
+    const int64_t   k     = c * stride() + start[0];
+    const bool      first = piece % N_QUARTER == 0;
+    float           acc[WIDTH], *y = first ? sum : acc;
+    std::fill(y, y + (e1 - e0), 0.0f);
+    rows_.groups().fine(rows_.columns(e0, e1), ids_ + k, h_ + k, start[1] - start[0], 0, y);
+    if (!first) {
+        add_to(sum, acc, e1 - e0);
+    }
+}
+
+size_t piece_sums::scratch_size() { return N_TOGETHER * WIDTH * sizeof(float); }
+
+void piece_sums::sum(int64_t unit, int n_column, float * const * y, uint8_t * scratch) const {
     const int64_t n_slice = divide_up(rows_.n_col(), WIDTH), c0 = unit / n_slice * N_TOGETHER;
     const int64_t e0 = unit % n_slice * WIDTH, e1 = std::min(rows_.n_col(), e0 + WIDTH);
     const int64_t c1 = std::min<int64_t>(n_column, c0 + N_TOGETHER);
@@ -66,8 +77,12 @@ void piece_sums::sum(int64_t unit, int n_column, float * const * y) const {
         std::fill(y[c] + e0, y[c] + e1, 0.0f);
     }
     for (int piece = 0; piece < N_PIECE; ++piece) {
-        for (int64_t c = c0; c < c1; ++c) {
-            add(static_cast<int>(c), piece, e0, e1, y[c] + e0);
+        float * sum = reinterpret_cast<float *>(scratch);
+        for (int64_t c = c0; c < c1; ++c, sum += WIDTH) {
+            add(static_cast<int>(c), piece, e0, e1, sum);
+            if ((piece + 1) % N_QUARTER == 0) {
+                add_to(y[c] + e0, sum, e1 - e0);
+            }
         }
     }
 }

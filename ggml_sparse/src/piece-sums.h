@@ -12,8 +12,8 @@ namespace ggml_sparse {
 
 class piece_sums {
   public:
-    // Row j belongs to piece (j / 16) % 16. A piece takes its rows where h is not 0 by sixteen (cpu/group-sum.h), in
-    // ascending order; pieces are added in ascending order, starting from +0. every_row: reads the others, too.
+    // A piece (neurons.h) takes its rows where h is not 0 by sixteen (cpu/group-sum.h), in
+    // ascending order; pieces are added as by reduce_pieces (neurons.h). every_row: reads the others, too.
     piece_sums(const row_reader & rows, bool every_row);
 
     void lay_out(carver & c, int n_column);
@@ -22,12 +22,14 @@ class piece_sums {
     uint64_t list(int c, const float * h);
     // Phase 2: units 0 .. n_unit(n_column) - 1, each some elements of some of y[0 .. n_column - 1].
     int64_t n_unit(int n_column) const;
-    void    sum(int64_t unit, int n_column, float * const * y) const;
+    void    sum(int64_t unit, int n_column, float * const * y, uint8_t * scratch) const;
+
+    static size_t scratch_size(); // bytes, per thread
 
   private:
     int64_t stride() const { return rows_.n_row() + 1; } // list() writes one entry behind the last
 
-    void add(int c, int piece, int64_t e0, int64_t e1, float * y) const;
+    void add(int c, int piece, int64_t e0, int64_t e1, float * sum) const;
 
     const row_reader & rows_;
     const bool         every_row_;

@@ -16,9 +16,9 @@ namespace ggml_sparse {
 
 class row_sums {
   public:
-    // Row j belongs to piece (j / 16) % n_piece; a piece adds its rows in ascending order, one FMA
-    // per element; pieces are added in ascending order, starting from +0. every_row: also where h is 0.
-    row_sums(const row_reader & rows, const batch_kernels & kernels, bool every_row, int n_piece);
+    // A piece (neurons.h) adds its rows in ascending order, one FMA per element; pieces are added as by reduce_pieces.
+    // every_row: also where h is 0.
+    row_sums(const row_reader & rows, const batch_kernels & kernels, bool every_row);
 
     void          lay_out(carver & c, int n_column);
     static size_t scratch_size(int n_column); // bytes, per thread
@@ -34,8 +34,7 @@ class row_sums {
   private:
     static constexpr int64_t WIDTH   = 256; // a multiple of every type's block
     static constexpr int64_t N_SLICE = WIDTH / SLICE_COLUMNS;
-    static constexpr int64_t N_GROUP = 16;
-    static constexpr int64_t N_ROW   = 128; // of a tile: eight groups of sixteen neighbours
+    static constexpr int64_t N_ROW   = 128; // of a tile: whole stretches
 
     int64_t row_of(int64_t tile, int64_t r) const; // may lie behind the last one
     bool    is_used(int64_t j) const { return j < rows_.n_row() && used_[j].load(std::memory_order_relaxed); }
@@ -46,7 +45,7 @@ class row_sums {
     const row_reader &     rows_;
     const batch_kernels &  kernels_;
     const bool             every_row_;
-    const int64_t          n_piece_, n_per_piece_, n_tile_; // n_per_piece_: tiles
+    const int64_t          stretch_, n_per_piece_, n_tile_; // n_per_piece_: tiles
     row_entry *            entries_ = nullptr;              // [n_column][n_row], a column's in order of its tiles
     uint32_t *             starts_  = nullptr;              // [n_column][n_tile + 1], where a tile's entries begin
     std::atomic<uint8_t> * used_    = nullptr;              // [n_row], does any column list it?

@@ -174,10 +174,17 @@ def known_hidden(n_ff: int, shift: float, n_embd: int) -> tuple[Floats, Floats, 
     return h, x, up
 
 
+def piece_of(j: int, n_ff: int) -> int:
+    """Sixteen pieces take turns by stretches, of a power of two near n_ff / 192 neurons."""
+    stretch = min(64, max(16, 1 << (n_ff // 192).bit_length() - 1 if n_ff >= 192 else 0))
+    return j // stretch % 16
+
+
 def added_in_order(pieces: Floats) -> Floats:
+    """By quarters of four."""
     y = np.zeros(pieces.shape[1], np.float32)
-    for piece in pieces:
-        y += piece
+    for quarter in pieces.reshape(4, 4, -1):
+        y += ((quarter[0] + quarter[1]) + quarter[2]) + quarter[3]
     return y
 
 
@@ -188,12 +195,12 @@ ORDERS = pytest.mark.parametrize(("n_ff", "shift"), [(1000, 0.0), (7808, 2.2)])
 @pytest.mark.parametrize("isa", ISAS)
 @ORDERS
 def test_order_of_the_sum(n_ff: int, shift: float, isa: ops.Isa) -> None:
-    """Piece (j / 16) % 16, ascending j, one FMA per element, pieces added in order from +0."""
+    """A piece's neurons by ascending j, one FMA per element, pieces added by quarters from +0."""
     h, x, up = known_hidden(n_ff, shift, 64)
     down = floats(np.random.default_rng(10), n_ff, 64)
     pieces = np.zeros((16, 64), np.float32)
     for j in range(n_ff):
-        k = j // 16 % 16
+        k = piece_of(j, n_ff)
         pieces[k] = (np.float64(h[j]) * down[j].astype(np.float64) + pieces[k]).astype(np.float32)
     expected = added_in_order(pieces)
     y = ops.ffn(x, up=ops.quantize(up, "f32"), down_t=ops.quantize(down, "f32"), activation="relu", isa=isa).y[0]
@@ -206,12 +213,12 @@ def test_order_of_the_sum(n_ff: int, shift: float, isa: ops.Isa) -> None:
 @pytest.mark.parametrize("n_embd", [64, 1120])  # no whole chunk of factors; two, and what is left
 @ORDERS
 def test_order_of_the_sum_of_groups(n_ff: int, shift: float, n_embd: int, isa: ops.Isa) -> None:
-    """q4_0: of a piece's neurons that are not zero sixteen at a time, factors of 16 bits, an FMA per element and group."""
+    """q4_0: sixteen of a piece's neurons that are not zero at a time, factors of 16 bits, an FMA per element and group."""
     h, x, up = known_hidden(n_ff, shift, n_embd)
     down_t = ops.quantize(floats(np.random.default_rng(10), n_ff, n_embd), "q4_0")
     pieces = np.zeros((16, n_embd // 32, 32), np.float32)
     for k in range(16):
-        active = np.array([j for j in range(n_ff) if j // 16 % 16 == k and h[j] > 0])
+        active = np.array([j for j in range(n_ff) if piece_of(j, n_ff) == k and h[j] > 0])
         for at in range(0, active.size, 16):
             ids = active[at : at + 16]
             group = Group.of(down_t, ids, h[ids], 127 * 256)

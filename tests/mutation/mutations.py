@@ -88,8 +88,8 @@ MUTATIONS = [
     ),
     mutation(
         "last row skipped", "of down",
-        (SRC + "neurons.cpp", "list_rows(list, j0_, std::min(n_ff_, j0_ + N_GROUP), wanted_);",
-         "list_rows(list, j0_, std::min(n_ff_ - 1, j0_ + N_GROUP), wanted_);"),
+        (SRC + "neurons.cpp", "list_rows(list, j0_, std::min(n_ff_, j0_ + stretch_), wanted_);",
+         "list_rows(list, j0_, std::min(n_ff_ - 1, j0_ + stretch_), wanted_);"),
     ),
     mutation(
         "last row skipped", "of fc2",
