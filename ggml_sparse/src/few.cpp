@@ -64,7 +64,7 @@ struct piece_run {
 // One FFN on its columns: n_unit(p) units of work in phase p, which threads take as they come.
 class few_ffn {
   public:
-    few_ffn(const ffn_call & call, const ffn_run_params & params);
+    few_ffn(const ffn_call & call, int64_t n_call, const ffn_run_params & params); // one of n_call
 
     void    lay_out(carver & c);
     int64_t n_unit(phase p) const;
@@ -102,13 +102,13 @@ constexpr int64_t N_ALIGN  = 512; // where rows are cut: every type's block, and
 constexpr int64_t N_REDUCE = 512;
 
 // Width of the parts that n is cut into: whole rows read fastest, but four units for each thread balance them.
-int64_t part_of(int64_t n, int n_piece, int n_threads) { return divide_up(n, divide_up(4 * n_threads, n_piece) * N_ALIGN) * N_ALIGN; }
+int64_t part_of(int64_t n, int64_t n_piece, int n_threads) { return divide_up(n, divide_up(4 * n_threads, n_piece) * N_ALIGN) * N_ALIGN; }
 
-few_ffn::few_ffn(const ffn_call & call, const ffn_run_params & params)
+few_ffn::few_ffn(const ffn_call & call, int64_t n_call, const ffn_run_params & params)
     : call_(call), predicted_(call.ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(call.ffn.up.n_col),
       n_ff_(call.ffn.up.n_row), branches_(branches_of(call.ffn, *params.kernels)), down_t_(call.ffn.down_t, *params.kernels),
-      by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE, params.n_threads)), width_(gate_up_width(n_ff_)),
-      part_(part_of(n_embd_, N_PIECE, params.n_threads)), columns_(static_cast<size_t>(call.cols.n)),
+      by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE * n_call, params.n_threads)), width_(gate_up_width(n_ff_)),
+      part_(part_of(n_embd_, N_PIECE * n_call, params.n_threads)), columns_(static_cast<size_t>(call.cols.n)),
       runs_(static_cast<size_t>(params.n_threads)) {
     if (predicted_) {
         fc1_ = row_reader(call.ffn.fc1, *params.kernels);
@@ -312,7 +312,7 @@ struct few_job {
 
     few_job(const ffn_call * calls, int64_t n_call, const ffn_run_params & params, ffn_workspace & ws) {
         for (int64_t i = 0; i < n_call; ++i) {
-            ffns.emplace_back(calls[i], params);
+            ffns.emplace_back(calls[i], n_call, params);
             predicted = predicted || calls[i].ffn.mode == GGML_SPARSE_MODE_PREDICTED;
         }
         carver dry(nullptr);
