@@ -139,6 +139,9 @@ struct ggml_sparse_layer_info {
     int32_t first_branch; // 0 gate, 1 up
     int32_t type_gate, type_up, type_down, type_predictor; // enum ggml_type; -1 = no such tensor
     bool    has_frequency; // blk.N.ffn_neuron_freq is in the file
+    // How rows lie in memory, see ggml_sparse_model_make_resident.
+    int32_t layout_up, layout_down; // enum ggml_sparse_layout
+    bool    paired;                 // those of gate and up of one neuron side by side
 };
 
 // Map `path`, check it against the contract, build libllama's view and load it.

@@ -3,6 +3,7 @@
 #include "error.h"
 #include "host.h"
 #include "library.h"
+#include "types.h"
 #include "view.h"
 
 #include <cstdio>
@@ -92,7 +93,10 @@ ggml_sparse_status ggml_sparse_model_get_layer(const ggml_sparse_model * model, 
                                 type_of(l.ffn.up),
                                 type_of(l.ffn.down_t),
                                 type_of(l.ffn.fc1),
-                                l.has_frequency};
+                                l.has_frequency,
+                                l.ffn.up.layout,
+                                l.ffn.down_t.layout,
+                                row_stride(l.ffn.up) > ggml_row_size(ggml_type(l.ffn.up.type), l.ffn.up.n_col)};
     });
 }
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from . import _native as native
 from . import ops
 from .cancel import Canceller, on_interrupt
-from .choices import ACTIVATIONS, FLASH_ATTN, ISAS, choose, require, word_of
+from .choices import ACTIVATIONS, FLASH_ATTN, ISAS, LAYOUTS, choose, require, word_of
 from .choices import MODES as MODES
 from .errors import ArgumentError
 from .model_info import LayerInfo as LayerInfo
@@ -51,7 +51,7 @@ def _load(path: str | os.PathLike[str], check_tensors: bool) -> Any:
 
 
 def _settle(handle: Any, memory: str, mode: int) -> bool:
-    """Whether the weights lie in memory of their own, as `mode` reads them best; else they are read through the file's mapping."""
+    """Whether the weights lie in memory of their own, as `mode` reads them best, or are read through a mapping."""
     if memory == "mapped":
         return False
     error, resident = native.new_error(), ffi.new("bool *")
@@ -74,6 +74,8 @@ def _layers(handle: Any, n_layer: int) -> tuple[LayerInfo, ...]:
         info, error = ffi.new("struct ggml_sparse_layer_info *"), native.new_error()
         native.check(lib.ggml_sparse_model_get_layer(handle, il, info, error), error)
         values = native.read_struct(info)
+        for key in ("layout_up", "layout_down"):
+            values[key] = word_of(values[key], LAYOUTS)
         values["first_branch"] = "up" if values["first_branch"] else "gate"
         for key in ("type_gate", "type_up", "type_down", "type_predictor"):
             values[key] = None if values[key] < 0 else word_of(values[key], _TYPE_IDS)
@@ -89,7 +91,8 @@ class Model:
 
     Args:
         path: of the GGUF file.
-        mode: of the FFN: "dense", "exact", "predicted" or "reference"; None = the file's default.
+        mode: of the FFN: "dense", "exact", "predicted" or "reference"; None = the file's default. It may be changed
+            later; weights in memory of their own stay in the order that is best for this one.
         n_ctx: tokens of the context; 0 = the training context; None = that, but at most 4096 and
             at most the sliding window.
         n_threads: None = physical cores available to the process.

@@ -78,7 +78,8 @@ class Matrix:
             )
 
     def _has_whole_rows(self) -> bool:
-        return self.data.flags.c_contiguous or (self.data.strides[1] == 1 and self.data.strides[0] >= self.data.shape[1])
+        data = self.data
+        return data.flags.c_contiguous or (data.strides[1] == 1 and data.strides[0] >= data.shape[1])
 
     @property
     def n_row(self) -> int:
@@ -135,7 +136,7 @@ def quantize(x: Floats, type: str) -> Matrix:
 
 
 def pack(w: Matrix, layout: Layout = "packed") -> Matrix:
-    """The same rows in another layout: "packed" is what dots read fastest, "sums" what sums of rows do, "rows" is ggml's.
+    """The same rows in another layout: "packed" is for dots, "sums" for sums of rows, "rows" is ggml's.
 
     Results are equal bits. Quantised types in rows of a multiple of 512 can be packed, q4_0 alone has "sums"; others
     raise UnsupportedModelError and ArgumentError. gather_axpy wants "rows", ffn's down_t and fc2_t "rows" or "sums".
@@ -146,7 +147,7 @@ def pack(w: Matrix, layout: Layout = "packed") -> Matrix:
 
 
 def pair(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
-    """The same two matrices with rows i side by side: as ffn reads gate and up fastest where a predictor picks neurons."""
+    """The same two matrices with rows i side by side: so ffn reads gate and up fastest of neurons that a predictor picks."""
     _same("b", a.data.shape, b.data.shape)
     both = np.stack([a.data, b.data], axis=1)
     return dataclasses.replace(a, data=both[:, 0]), dataclasses.replace(b, data=both[:, 1])

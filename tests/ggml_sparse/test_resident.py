@@ -29,12 +29,16 @@ def test_logits_are_the_same_bits(mistral) -> None:
 )
 def test_packed_rows_change_no_bit(cases: Any, family: str, outtype: str) -> None:
     """Rows of 512, which are packed: one column and several, every mode, several experts."""
-    shape = {"n_embd": 512, "n_ff": 256, "n_head": 4, "n_layer": 1, "ranks": (512,)}
+    shape = {"n_embd": 512, "n_ff": 512, "n_head": 4, "n_layer": 1, "ranks": (512,)}
     case = cases(family, outtype, **shape)
     modes = ["dense", "exact", "reference"] + ["predicted"] * (family != "reglu")
     found: dict[tuple[str, str], Any] = {}
     for memory, made_for in (("mapped", None), ("resident", modes[-1]), ("resident", "exact")):
         with case.open(memory=memory, mode=made_for, n_threads=1, n_ctx=64) as model:
+            layer, moved = model.layers[0], memory == "resident"
+            assert layer.layout_up == ("packed" if moved else "rows")
+            assert layer.layout_down == ("sums" if moved and outtype == "q4_0" else "rows")
+            assert layer.paired == (moved and made_for == "predicted")
             for mode in modes:
                 many = model.logits([1, 5, 9, 3, 8], mode=mode)
                 one = [model.logits([token], mode=mode) for token in (4, 7)]
