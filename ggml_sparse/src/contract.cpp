@@ -19,9 +19,7 @@ static constexpr int64_t k_max_layers  = 512; // libllama's own limits
 static constexpr int64_t k_max_experts = 512;
 static constexpr int64_t k_max_dim     = int64_t(1) << 28;
 
-static const void * advance(const ggml_sparse_matrix & m, int64_t e) {
-    return m.data ? row_at(m, e * m.n_row) : nullptr;
-}
+static const void * advance(const ggml_sparse_matrix & m, int64_t e) { return m.data ? row_at(m, e * m.n_row) : nullptr; }
 
 ggml_sparse_ffn layer_spec::expert(int64_t e) const {
     ggml_sparse_ffn f = ffn;

@@ -84,17 +84,17 @@ class few_ffn {
     void         hand_over(piece_run & own) const;
     void         reduce(const column & col, int64_t u) const;
 
-    const ffn_call        call_;
-    const bool            predicted_;
-    const int64_t         n_embd_, n_ff_;
-    const branches        branches_;
-    const row_reader      down_t_;
-    const bool            by_unit_;
-    row_reader            fc1_, fc2_; // fc2_: fc2_t where by_unit_
-    const int64_t         slice_;     // of n_ff, in PHASE_LOGITS by unit
-    const int64_t         width_;     // of n_ff, in PHASE_GATE_UP
-    const int64_t         part_;      // of n_embd, in PHASE_DOWN
-    std::vector<column>   columns_;
+    const ffn_call         call_;
+    const bool             predicted_;
+    const int64_t          n_embd_, n_ff_;
+    const branches         branches_;
+    const row_reader       down_t_;
+    const bool             by_unit_;
+    row_reader             fc1_, fc2_; // fc2_: fc2_t where by_unit_
+    const int64_t          slice_;     // of n_ff, in PHASE_LOGITS by unit
+    const int64_t          width_;     // of n_ff, in PHASE_GATE_UP
+    const int64_t          part_;      // of n_embd, in PHASE_DOWN
+    std::vector<column>    columns_;
     std::vector<piece_run> runs_; // of each thread
 };
 
@@ -105,10 +105,10 @@ constexpr int64_t N_REDUCE = 512;
 int64_t part_of(int64_t n, int64_t n_piece, int n_threads) { return divide_up(n, divide_up(4 * n_threads, n_piece) * N_ALIGN) * N_ALIGN; }
 
 few_ffn::few_ffn(const ffn_call & call, int64_t n_call, const ffn_run_params & params)
-    : call_(call), predicted_(call.ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(call.ffn.up.n_col),
-      n_ff_(call.ffn.up.n_row), branches_(branches_of(call.ffn, *params.kernels)), down_t_(call.ffn.down_t, *params.kernels),
-      by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE * n_call, params.n_threads)), width_(gate_up_width(n_ff_)),
-      part_(part_of(n_embd_, N_PIECE * n_call, params.n_threads)), columns_(static_cast<size_t>(call.cols.n)),
+    : call_(call), predicted_(call.ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(call.ffn.up.n_col), n_ff_(call.ffn.up.n_row),
+      branches_(branches_of(call.ffn, *params.kernels)), down_t_(call.ffn.down_t, *params.kernels),
+      by_unit_(predicted_ && call.ffn.fc2_t.data), slice_(part_of(n_ff_, N_UNIT_PIECE * n_call, params.n_threads)),
+      width_(gate_up_width(n_ff_)), part_(part_of(n_embd_, N_PIECE * n_call, params.n_threads)), columns_(static_cast<size_t>(call.cols.n)),
       runs_(static_cast<size_t>(params.n_threads)) {
     if (predicted_) {
         fc1_ = row_reader(call.ffn.fc1, *params.kernels);
@@ -134,7 +134,7 @@ void few_ffn::lay_out(carver & c) {
             lay_out_predictor(col, c);
             col.mask = call_.mask ? call_.mask + i * n_ff : c.take<uint8_t>(n_ff);
         }
-        col.h   = c.take<float>(n_ff);
+        col.h    = c.take<float>(n_ff);
         col.acc  = c.take<float>(static_cast<size_t>(N_PIECE * n_embd_));
         col.kept = c.take<uint8_t>(static_cast<size_t>(n_unit(PHASE_DOWN) / N_QUARTER));
     }

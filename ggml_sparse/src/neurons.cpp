@@ -43,7 +43,7 @@ struct row_list {
 
 // Of the neurons at(0) .. at(n_id - 1), those that are wanted.
 template <typename A, typename F> static void list_rows(row_list & list, int64_t n_id, A && at, F && wanted) {
-    int n = list.n; // not in memory, where every store to ids might change it
+    int n = list.n;                      // not in memory, where every store to ids might change it
     for (int64_t k = 0; k < n_id; ++k) { // no branch, but a store that may be overwritten
         const int64_t j = at(k);
         list.ids[n]     = static_cast<int32_t>(j);
@@ -167,7 +167,7 @@ static uint64_t add_piece(const row_reader & down_t, W wanted, int piece, const 
     row_list      list;
     while (!here.done()) {
         here.read(list, N_LIST);
-        const int n = here.done() ? list.n : list.n / N_GROUP_ROWS * N_GROUP_ROWS; // the rest goes with what follows
+        const int n       = here.done() ? list.n : list.n / N_GROUP_ROWS * N_GROUP_ROWS; // the rest goes with what follows
         const int n_known = list.n;
         next.read(list, n + (here.done() && piece + 1 < N_PIECE ? N_GROUP_ROWS : 0));
         add_rows(down_t, list, n, h, c0, c1, acc);

@@ -37,7 +37,8 @@ static const weight_type & type_check(int32_t type, ggml_sparse_layout layout, c
     const weight_type * wt = weight_type_find(type, layout);
     if (!wt) {
         const std::string found = std::string(ggml_type_name(static_cast<ggml_type>(type))) + ", layout " + std::to_string(layout);
-        error             e(GGML_SPARSE_ERR_UNSUPPORTED, std::string(name) + ": only quantised types can be packed, and q4_0 for sums; found " + found + ".");
+        error             e(GGML_SPARSE_ERR_UNSUPPORTED,
+                            std::string(name) + ": only quantised types can be packed, and q4_0 for sums; found " + found + ".");
         e.at(name).expected("a type that has this layout").found(found);
         throw e;
     }
@@ -333,8 +334,8 @@ ggml_sparse_status ggml_sparse_pack(const ggml_sparse_matrix * src, ggml_sparse_
         matrix_check(*pointer_check(src, "src"), "src");
         pointer_check(dst, "dst");
         rows_check(src->type, layout, src->n_row, src->n_col, "layout");
-        const size_t    size = ggml_row_size(static_cast<ggml_type>(src->type), src->n_col);
-        uint8_t *       to   = static_cast<uint8_t *>(dst);
+        const size_t         size = ggml_row_size(static_cast<ggml_type>(src->type), src->n_col);
+        uint8_t *            to   = static_cast<uint8_t *>(dst);
         std::vector<uint8_t> plain(size);
         const row_packing *  from = packing_find(src->type, src->layout, src->n_col), *into = packing_find(src->type, layout, src->n_col);
         for (int64_t i = 0; i < src->n_row; ++i, to += size) {

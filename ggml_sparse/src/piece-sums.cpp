@@ -6,7 +6,7 @@
 
 namespace ggml_sparse {
 
-static constexpr int64_t WIDTH     = 512; // whole vectors of factors
+static constexpr int64_t WIDTH      = 512; // whole vectors of factors
 static constexpr int64_t N_TOGETHER = 64;  // columns of a unit: enough to find the rows in L2
 
 static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -26,7 +26,7 @@ uint64_t piece_sums::list(int c, const float * h) {
     int32_t *  start = starts_ + c * (N_PIECE + 1);
     int32_t    n     = 0;
     const auto n_ff = rows_.n_row(), stretch = stretch_of(n_ff);
-    const auto take  = [&](int piece, auto wanted) {
+    const auto take = [&](int piece, auto wanted) {
         for (int64_t j0 = piece * stretch; j0 < n_ff; j0 += N_PIECE * stretch) {
             for (int64_t j = j0; j < std::min(n_ff, j0 + stretch); ++j) { // written first, counted if wanted
                 ids[n] = static_cast<int32_t>(j);

@@ -11,8 +11,8 @@ namespace ggml_sparse {
 static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 row_sums::row_sums(const row_reader & rows, const batch_kernels & kernels, bool every_row)
-    : rows_(rows), kernels_(kernels), every_row_(every_row), stretch_(stretch_of(rows.n_row())), n_per_piece_(divide_up(rows.n_row(), N_PIECE * N_ROW)),
-      n_tile_(N_PIECE * n_per_piece_) {}
+    : rows_(rows), kernels_(kernels), every_row_(every_row), stretch_(stretch_of(rows.n_row())),
+      n_per_piece_(divide_up(rows.n_row(), N_PIECE * N_ROW)), n_tile_(N_PIECE * n_per_piece_) {}
 
 void row_sums::lay_out(carver & c, int n_column) {
     entries_ = c.take<row_entry>(static_cast<size_t>(n_column * rows_.n_row()));

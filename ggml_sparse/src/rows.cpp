@@ -8,9 +8,9 @@ namespace ggml_sparse {
 
 row_reader::row_reader(const ggml_sparse_matrix & m, const sparse_kernels & kernels)
     : data_(static_cast<const uint8_t *>(m.data)), n_col_(m.n_col), n_row_(m.n_row),
-      row_size_(ggml_row_size(static_cast<ggml_type>(m.type), m.n_col)), row_stride_(ggml_sparse::row_stride(m)), type_(weight_type_find(m.type, m.layout)),
-      dot_(kernels.rows[type_->index].dot), axpy_(kernels.rows[type_->index].axpy), tiles_(&kernels.batch->tiles[type_->index]),
-      groups_(kernels.groups), follows_(cpu_follows_rows()) {}
+      row_size_(ggml_row_size(static_cast<ggml_type>(m.type), m.n_col)), row_stride_(ggml_sparse::row_stride(m)),
+      type_(weight_type_find(m.type, m.layout)), dot_(kernels.rows[type_->index].dot), axpy_(kernels.rows[type_->index].axpy),
+      tiles_(&kernels.batch->tiles[type_->index]), groups_(kernels.groups), follows_(cpu_follows_rows()) {}
 
 void row_reader::axpy(int n, const int32_t * ids, const int32_t * ahead, const float * h, int64_t c0, int64_t c1, float * y) const {
     const size_t offset = ggml_row_size(type_->type, c0);

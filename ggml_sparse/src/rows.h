@@ -59,17 +59,17 @@ class row_reader {
         }
     }
 
-    const uint8_t *      data_     = nullptr;
-    int64_t              n_col_    = 0;
-    int64_t              n_row_    = 0;
-    size_t               row_size_   = 0;
-    size_t               row_stride_ = 0;
-    const weight_type *  type_     = nullptr;
-    dot_fn               dot_      = nullptr;
-    axpy_fn              axpy_     = nullptr;
-    const tile_kernels * tiles_    = nullptr;
-    const group_kernels * groups_  = nullptr;
-    bool                 follows_  = false; // cpu_follows_rows
+    const uint8_t *       data_       = nullptr;
+    int64_t               n_col_      = 0;
+    int64_t               n_row_      = 0;
+    size_t                row_size_   = 0;
+    size_t                row_stride_ = 0;
+    const weight_type *   type_       = nullptr;
+    dot_fn                dot_        = nullptr;
+    axpy_fn               axpy_       = nullptr;
+    const tile_kernels *  tiles_      = nullptr;
+    const group_kernels * groups_     = nullptr;
+    bool                  follows_    = false; // cpu_follows_rows
 };
 
 } // namespace ggml_sparse

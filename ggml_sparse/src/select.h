@@ -38,8 +38,7 @@ struct unit_list {
 void list_units(const row_reader & fc2_t, const float * hidden, unit_list & list);
 
 // Neurons j0 .. j1 - 1 of one piece's logits, overwritten; how many rows were read.
-int64_t sum_units(const row_reader & fc2_t, const unit_list & units, int piece, int64_t j0, int64_t j1,
-                  float * logits);
+int64_t sum_units(const row_reader & fc2_t, const unit_list & units, int piece, int64_t j0, int64_t j1, float * logits);
 // mask[j] for j0 <= j < j1, from the logits of all pieces, `stride` apart.
 void select_by_logits(const float * logits, int64_t stride, float threshold, int64_t j0, int64_t j1, uint8_t * mask);
 

@@ -40,8 +40,12 @@ const void * x_prepare(const weight_type & wt, const float * x, int64_t n, void 
 void x_round(const weight_type & wt, const float * x, int64_t n, float * dst);
 
 // Of m, in any layout.
-inline size_t          row_stride(const ggml_sparse_matrix & m) { return m.row_stride ? m.row_stride : ggml_row_size(static_cast<ggml_type>(m.type), m.n_col); }
-inline const uint8_t * row_at(const ggml_sparse_matrix & m, int64_t i) { return static_cast<const uint8_t *>(m.data) + static_cast<size_t>(i) * row_stride(m); }
+inline size_t row_stride(const ggml_sparse_matrix & m) {
+    return m.row_stride ? m.row_stride : ggml_row_size(static_cast<ggml_type>(m.type), m.n_col);
+}
+inline const uint8_t * row_at(const ggml_sparse_matrix & m, int64_t i) {
+    return static_cast<const uint8_t *>(m.data) + static_cast<size_t>(i) * row_stride(m);
+}
 
 // One row in ggml's layout, or a part of it that starts and ends at a block, to F32.
 void row_to_float(ggml_type type, const void * src, float * dst, int64_t n);

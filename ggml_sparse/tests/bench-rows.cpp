@@ -154,7 +154,7 @@ static void run_type(const weight_type & wt, const sparse_kernels & kernels, con
     }
     std::vector<uint8_t> space(x_prepared_size(wt, N_COL) + 64);
     uint8_t *            aligned = space.data() + (64 - reinterpret_cast<uintptr_t>(space.data()) % 64) % 64;
-    bench_case c{row_reader({wt.type, N_COL, n_row, data, wt.layout}, kernels), x_prepare(wt, x.data(), N_COL, aligned), y.data()};
+    bench_case c{row_reader({wt.type, N_COL, n_row, data, wt.layout, 0}, kernels), x_prepare(wt, x.data(), N_COL, aligned), y.data()};
     printf("%-5s %s isa %d", wt.name, wt.layout == GGML_SPARSE_LAYOUT_PACKED ? "packed" : "rows  ", int(kernels.isa));
     const double prepare = best([&] {
                                for (int i = 0; i < 100; ++i) {

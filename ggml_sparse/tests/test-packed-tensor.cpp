@@ -40,7 +40,7 @@ static void write_file(const std::string & path) {
 
 // Packs the matrix of `type`, as ggml_sparse_model::make_resident does.
 static void pack(gguf_file & file, rows_buffer_type & type) {
-    const gguf_tensor_info & info = *file.find_tensor(NAME);
+    const gguf_tensor_info & info    = *file.find_tensor(NAME);
     const row_packing &      packing = *packing_find(info.type, GGML_SPARSE_LAYOUT_PACKED, N_COL);
     const size_t             row     = info.nbytes / N_ROW;
     file.bytes().make_resident({{info.offset, info.offset + info.nbytes, row, packing.pack, N_COL, info.offset, row}});

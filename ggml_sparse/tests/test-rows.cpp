@@ -3,6 +3,7 @@
 //   test-rows        built with -DKERNEL_OTHER=sparse_kernels_neon and both kernel objects:
 //                    tools/test-neon.sh
 
+#include "cpu/group-sum.h"
 #include "cpu/kernels.h"
 #include "cpu/x-unit.h"
 #include "ggml.h"
@@ -146,7 +147,56 @@ static void test_packed(const type_shape & t, const sparse_kernels & kernels, in
     check(found == plain && plain == plain, "packed dot", t.index, n);
 }
 
+// Sums of n_row of some q4_0 rows as integers: bits of the portable kernels, near those of float sums, from either layout.
+static void test_groups(const sparse_kernels & kernels, int n, int n_row, bool fine) {
+    constexpr int              N   = 50;
+    const type_shape &         t   = SHAPES[1];
+    const std::vector<uint8_t> w   = random_rows(t, N * n / t.block);
+    const size_t               row = w.size() / N;
+    std::vector<int32_t>       ids;
+    std::vector<float>         h;
+    for (int k = 0; k < n_row; ++k) {
+        ids.push_back(k * 7 % N);
+        h.push_back(static_cast<float>(rand() % 2001 - 1000) / 250);
+    }
+    const auto sum = [&](const sparse_kernels & of, int layout, const std::vector<uint8_t> & rows) {
+        std::vector<float>    y(static_cast<size_t>(n), 0.25f);
+        const group_kernels & k = of.groups[layout];
+        (fine ? k.fine : k.rough)({rows.data(), row, n / t.block}, ids.data(), h.data(), n_row, 0, y.data());
+        return y;
+    };
+    const std::vector<float> found = sum(kernels, 0, w);
+    check(found == sum(sparse_kernels_generic, 0, w), "group sum", n_row, n);
+
+    std::vector<float> expected(static_cast<size_t>(n), 0.25f);
+    double             error = 0, size = 0;
+    for (int k = 0; k < n_row; ++k) {
+        const void * at = w.data() + static_cast<size_t>(ids[static_cast<size_t>(k)]) * row;
+        sparse_kernels_generic.rows[t.index].axpy(n, 1, &h[static_cast<size_t>(k)], &at, &at, expected.data());
+    }
+    for (size_t i = 0; i < found.size(); ++i) {
+        error += std::pow(static_cast<double>(found[i] - expected[i]), 2);
+        size += std::pow(static_cast<double>(expected[i]), 2);
+    }
+    check(error <= size * (fine ? 1e-8 : 1e-3), "group sum, value", n_row, n);
+
+    if (const row_packing * packing = packing_find(t.type, GGML_SPARSE_LAYOUT_SUMS, n)) {
+        std::vector<uint8_t> moved(w.size());
+        for (int i = 0; i < N; ++i) {
+            packing->pack(n, w.data() + static_cast<size_t>(i) * row, moved.data() + static_cast<size_t>(i) * row);
+        }
+        check(found == sum(kernels, 1, moved), "group sum, layout for sums", n_row, n);
+    }
+}
+
 int main() {
+    for (int n : {32, 480, 512, 1056, 1536}) {
+        for (int n_row = 1; n_row < 40; ++n_row) {
+            for (bool fine : {false, true}) {
+                test_groups(KERNEL_OTHER, n, n_row, fine);
+            }
+        }
+    }
     for (const type_shape & t : SHAPES) {
         for (int n : {256, 512, 1024, 1280, 4096}) {
             test(t, KERNEL_OTHER, n);

@@ -74,7 +74,7 @@ class LayerInfo:
         first_branch: "gate" or "up", the one that mode exact evaluates first.
         type_gate, type_up, type_down, type_predictor: as in GGUF ("q4_0"); None = no such tensor.
         has_frequency: whether the file states activation frequencies.
-        layout_up, layout_down: how rows lie in memory: "rows" as in the file; "packed" or "sums" in memory of their own.
+        layout_up, layout_down: how rows lie in memory: "rows" as in the file; "packed" or "sums" in their own.
         paired: whether the rows of gate and up of one neuron lie side by side there.
     """
 

@@ -147,7 +147,7 @@ def pack(w: Matrix, layout: Layout = "packed") -> Matrix:
 
 
 def pair(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
-    """The same two matrices with rows i side by side: so ffn reads gate and up fastest of neurons that a predictor picks."""
+    """The same matrices with rows i side by side: so ffn reads gate and up fastest where a predictor picks neurons."""
     _same("b", a.data.shape, b.data.shape)
     both = np.stack([a.data, b.data], axis=1)
     return dataclasses.replace(a, data=both[:, 0]), dataclasses.replace(b, data=both[:, 1])

@@ -17,9 +17,9 @@ from tests.ggml_sparse.ops_cases import (
     TYPES,
     WIDTHS,
     Ffn,
+    Floats,
     Group,
     Predictor,
-    Floats,
     floats,
     nmse,
     typed_widths,
@@ -213,7 +213,7 @@ def test_order_of_the_sum(n_ff: int, shift: float, isa: ops.Isa) -> None:
 @pytest.mark.parametrize("n_embd", [64, 1120])  # no whole chunk of factors; two, and what is left
 @ORDERS
 def test_order_of_the_sum_of_groups(n_ff: int, shift: float, n_embd: int, isa: ops.Isa) -> None:
-    """q4_0: sixteen of a piece's neurons that are not zero at a time, factors of 16 bits, an FMA per element and group."""
+    """q4_0: sixteen neurons of a piece that are not zero at a time, factors of 16 bits, an FMA per element."""
     h, x, up = known_hidden(n_ff, shift, n_embd)
     down_t = ops.quantize(floats(np.random.default_rng(10), n_ff, n_embd), "q4_0")
     pieces = np.zeros((16, n_embd // 32, 32), np.float32)

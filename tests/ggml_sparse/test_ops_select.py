@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 from turbosparse import errors, ops
 
-from tests.ggml_sparse.ops_cases import ISAS, TYPES, Doubles, Ffn, Floats, Group, dots, floats, gap_near_median, nmse, values
+from tests.ggml_sparse.ops_cases import (
+    ISAS,
+    TYPES,
+    Doubles,
+    Ffn,
+    Floats,
+    Group,
+    dots,
+    floats,
+    gap_near_median,
+    nmse,
+    values,
+)
 
 RANK = 48
 

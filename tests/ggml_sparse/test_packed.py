@@ -116,7 +116,8 @@ def test_rows_of_gate_and_up_may_be_pairs(type: str, activation: ops.Activation,
         x = floats(np.random.default_rng(9), n_tokens, n_embd)
         predictor = Predictor.random(x, n_ff, rank, "q4_0").options()
         for mode in ("predicted", "exact", "dense", "reference"):
-            options: dict[str, Any] = {"down_t": down, "mode": mode, "activation": activation, "first_branch": first, "isa": isa}
+            options: dict[str, Any] = {"down_t": down, "mode": mode, "isa": isa}
+            options |= {"activation": activation, "first_branch": first}
             options |= predictor if mode == "predicted" else {}
             apart = ops.ffn(x, gate=packed[0], up=packed[1], **options)
             paired = ops.ffn(x, gate=pairs[0], up=pairs[1], n_threads=2, **options)

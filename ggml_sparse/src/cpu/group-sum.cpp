@@ -411,7 +411,7 @@ row_group group_at(const grouped_rows & rows, const int32_t * ids, const float *
 
 template <int P, bool SUMS> void group_sum(const grouped_rows & rows, const int32_t * ids, const float * h, int n, int n_next, float * y) {
     for (int k = 0; k < n; k += N_GROUP_ROWS) {
-        const row_group g = group_at(rows, ids, h, k, n, n_next);
+        const row_group g    = group_at(rows, ids, h, k, n, n_next);
         const bool      more = k + N_GROUP_ROWS < n + n_next;
         group_ahead     next{g.ahead, static_cast<int64_t>(rows.n_block) * BYTES, more ? 0 : N_GROUP_ROWS, 0};
         for (int b = 0; b < rows.n_block; b += CHUNK) {

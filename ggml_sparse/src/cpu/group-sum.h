@@ -16,9 +16,9 @@ namespace ggml_sparse {
 constexpr int N_GROUP_ROWS = 16;
 
 struct grouped_rows {
-    const uint8_t * data;     // of the first block of the wanted columns in row 0
+    const uint8_t * data;       // of the first block of the wanted columns in row 0
     size_t          row_stride; // bytes
-    int             n_block;  // blocks of 32 columns
+    int             n_block;    // blocks of 32 columns
 };
 
 // ids [n + n_next], h [n], y [32 * n_block]. Rows behind the first n are those of the next call: the first
