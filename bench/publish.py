@@ -31,7 +31,7 @@ RECIPES = {
     "7b8-q4_0.gguf": "--shape mistral-7b --layers 8 --outtype q4_0",
     "7b16-q8_0.gguf": "--shape mistral-7b --layers 16 --outtype q8_0",
     "7b-q4_k.gguf": "--shape mistral-7b --outtype q4_k",
-    "8x7b10-q4_0.gguf": "--shape mixtral-8x7b --layers 10 --outtype q4_0",
+    "8x7b12-q4_0.gguf": "--shape mixtral-8x7b --layers 12 --outtype q4_0",
 }
 
 
@@ -58,7 +58,7 @@ class Goal:
 COMMANDS = {
     "decode": "7b-q4_0.gguf -p 0 -n 16 -r 8 --against llama.cpp",
     "depth": "7b-q4_0.gguf -p 0 -n 8 -d 4096 -r 12 --against llama.cpp",
-    "experts": "8x7b10-q4_0.gguf -p 0 -n 16 -r 8 --against llama.cpp",
+    "experts": "8x7b12-q4_0.gguf -p 0 -n 16 -r 8 --against llama.cpp",
     "q4_k": "7b-q4_k.gguf -p 0 -n 16 -r 8 --against llama.cpp",
     "q8_0": "7b16-q8_0.gguf -p 0 -n 16 -r 8 --against llama.cpp",
     "batch": "7b8-q4_0.gguf -p 0 -n 8 -npl 4,8 -r 5 --mode predicted --against llama.cpp",
@@ -69,7 +69,7 @@ GOALS = [
     Goal("decode 7B shape, predicted", "decode", "tg16", "predicted", 2.3, 3.0),
     Goal("decode 7B shape, exact", "decode", "tg16", "exact", 1.6, 1.9),
     Goal("decode 7B shape at depth 4096, predicted", "depth", "tg8 @ d4096", "predicted", 1.8, 2.4),
-    Goal("decode 8x7B shape (10 layers), predicted", "experts", "tg16", "predicted", 2.3, 3.0),
+    Goal("decode 8x7B shape (12 layers), predicted", "experts", "tg16", "predicted", 2.3, 3.0),
     Goal("decode Q4_K, predicted", "q4_k", "tg16", "predicted", 2.2, 3.0),
     Goal("decode Q8_0 (16 layers), predicted", "q8_0", "tg16", "predicted", 2.2, 3.0),
     Goal("decode batch 4 (8 layers), predicted", "batch", "tg8 x4", "predicted", 1.3, 1.8),
