@@ -123,6 +123,8 @@ class Runner:
         teams, n_ctx = teams_of(self.job.modes), max(test.n_ctx for test in tests)
         parts: list[list[Part]] = [[] for _ in tests]
         for team in teams:
+            if self._opponent:
+                self._opponent.close()  # or ours may find no room, and stay mapped
             with Engine(self.job.file, settings, n_ctx, tests[0].n_seq, self.job.memory, team[0]) as engine:
                 for test, found in zip(tests, parts, strict=True):
                     found.append(_Rounds(self, engine, probe, settings, test, team).run())
