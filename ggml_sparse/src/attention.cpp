@@ -278,6 +278,14 @@ class attention {
         store(t, s.all);
     }
 
+    // What joining it with nothing gives, to the bit.
+    void store_only_range(const tile & t, bool any, const running & part) const {
+        if (!any) {
+            part.clear(queries(t), w.d_v);
+        }
+        store(t, part);
+    }
+
     // KV heads that a thread takes through a range together, as rows of all heads lie side by side: as many as leave
     // enough work for every thread.
     int64_t heads_at_once(int n_threads) const {
@@ -315,18 +323,23 @@ class attention {
                 const tile t = tile_of(slot.begin / n_range);
                 load_queries(t, s.q);
                 seen[slot.begin] = run_range(t, slot.begin % n_range, s, part_of(slot.begin));
+                if (n_range == 1) {
+                    store_only_range(t, seen[slot.begin], part_of(slot.begin));
+                }
             }
+            if (n_range > 1) {
 #pragma omp barrier
 #pragma omp for schedule(dynamic)
-            for (int64_t unit = 0; unit < n_unit; ++unit) {
-                const tile t = tile_of(unit);
-                s.all.clear(queries(t), w.d_v);
-                for (int64_t slot = unit * n_range; slot < (unit + 1) * n_range; ++slot) {
-                    if (seen[slot]) {
-                        join(s.all, part_of(slot), queries(t));
+                for (int64_t unit = 0; unit < n_unit; ++unit) {
+                    const tile t = tile_of(unit);
+                    s.all.clear(queries(t), w.d_v);
+                    for (int64_t slot = unit * n_range; slot < (unit + 1) * n_range; ++slot) {
+                        if (seen[slot]) {
+                            join(s.all, part_of(slot), queries(t));
+                        }
                     }
+                    store(t, s.all);
                 }
-                store(t, s.all);
             }
         }
     }

@@ -101,8 +101,8 @@ class few_ffn {
 constexpr int64_t N_ALIGN  = 512; // where rows are cut: every type's block, and whole vectors of factors (cpu/group-sum.cpp)
 constexpr int64_t N_REDUCE = 512;
 
-// Width of the parts that n is cut into: whole rows read fastest, but two units for each thread balance them.
-int64_t part_of(int64_t n, int64_t n_piece, int n_threads) { return divide_up(n, divide_up(2 * n_threads, n_piece) * N_ALIGN) * N_ALIGN; }
+// Width of the parts that n is cut into: whole rows read fastest, but four units for each thread balance them.
+int64_t part_of(int64_t n, int64_t n_piece, int n_threads) { return divide_up(n, divide_up(4 * n_threads, n_piece) * N_ALIGN) * N_ALIGN; }
 
 few_ffn::few_ffn(const ffn_call & call, int64_t n_call, const ffn_run_params & params)
     : call_(call), predicted_(call.ffn.mode == GGML_SPARSE_MODE_PREDICTED), n_embd_(call.ffn.up.n_col), n_ff_(call.ffn.up.n_row),

@@ -204,7 +204,7 @@ def _prefill(model: Model, prompt: Sequence[int], sampler: Sampler, progress: Pr
     cached = _common(model.tokens, prompt) if reuse else 0
     model.truncate(cached)
     sampler.accept(prompt)
-    model.eval(prompt[cached:])
+    model.append(prompt[cached:])
     progress.prompt(cached, len(prompt) - cached, perf_counter() - start)
 
 
@@ -230,7 +230,7 @@ def _decode(model: Model, turn: int, sampler: Sampler, params: SamplingParams, p
             raise CancelledError("the generation was cancelled")
         if i + 1 < limit:
             start = perf_counter()
-            model.eval([token])
+            model.append([token])
             progress.evaluated(perf_counter() - start)
 
 

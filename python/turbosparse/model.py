@@ -310,8 +310,12 @@ class Model:
             ContextOverflowError: they do not fit; nothing was evaluated.
             CancelledError, BackendError: n_past tells how many tokens were.
         """
-        self._eval(self._ids(tokens), ffi.NULL)
+        self.append(tokens)
         return self.last_logits()
+
+    def append(self, tokens: Sequence[int] | npt.NDArray[np.integer[Any]]) -> None:
+        """As eval, for those who sample: the logits stay where sample() finds them."""
+        self._eval(self._ids(tokens), ffi.NULL)
 
     def logits(
         self, tokens: Sequence[int] | npt.NDArray[np.integer[Any]], mode: str | None = None
@@ -401,8 +405,9 @@ class Model:
                 expected="integers [n_tokens]",
                 found=found,
             )
-        if ids.min() < 0 or ids.max() >= self.info.n_vocab:
-            found = f"{ids.min()} .. {ids.max()}"
+        low, high = (ids[0], ids[0]) if ids.size == 1 else (ids.min(), ids.max())
+        if low < 0 or high >= self.info.n_vocab:
+            found = f"{low} .. {high}"
             raise ArgumentError(
                 f"tokens must lie in 0 .. {self.info.n_vocab - 1}, not {found}",
                 where="tokens",

@@ -122,7 +122,7 @@ class Engine:
         prompt = tokens(work.n_prompt, model.info.n_vocab, at)
         start = time.perf_counter_ns()
         if prompt:
-            model.eval(prompt)
+            model.append(prompt)
         for position in range(at + work.n_prompt, at + work.n_tokens):
             self._step(position)
         return time.perf_counter_ns() - start, Counters.of(model.stats())
@@ -131,7 +131,7 @@ class Engine:
         """One token of every sequence."""
         drawn = [tokens(1, self.model.info.n_vocab, position, s)[0] for s in range(self.n_seq)]
         if self.n_seq == 1:
-            self.model.eval(drawn)
+            self.model.append(drawn)
         else:
             self.model.decode([Row(token, s, True) for s, token in enumerate(drawn)])
 
