@@ -185,11 +185,12 @@ def children(pid: int) -> Iterator[int]:
 
 
 def stock(pid: int) -> list[int]:
-    """Processes started by `pid` that have loaded llama.cpp."""
+    """Processes started by `pid` that have loaded llama.cpp: not those between fork and exec, which have all that it has."""
     found = []
     for child in children(pid):
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            if "libllama" in Path(f"/proc/{child}/maps").read_text():
+            command, parent = (Path(f"/proc/{p}/cmdline").read_bytes() for p in (child, pid))
+            if command != parent and "libllama" in Path(f"/proc/{child}/maps").read_text():
                 found.append(child)
     return found
 
