@@ -185,7 +185,7 @@ def children(pid: int) -> Iterator[int]:
 
 
 def stock(pid: int) -> list[int]:
-    """Processes started by `pid` that have loaded llama.cpp: not those between fork and exec, which have all that it has."""
+    """Processes started by `pid` that have loaded llama.cpp; those before exec only look like it."""
     found = []
     for child in children(pid):
         with contextlib.suppress(OSError):  # it has ended meanwhile
